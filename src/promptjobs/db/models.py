@@ -1,0 +1,303 @@
+"""The tables. Bodies are text and never jsonb, which would reorder keys and rewrite numbers."""
+
+from datetime import datetime
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads this as a plain class attribute
+        str: Text,
+        float: Double,
+        datetime: DateTime(timezone=True),
+        bytes: LargeBinary,
+        list[int]: ARRAY(BigInteger),
+    }
+
+
+def _now() -> Mapped[datetime]:
+    return mapped_column(server_default=func.clock_timestamp())
+
+
+def _zero() -> Mapped[int]:
+    return mapped_column(Integer, server_default=text("0"))
+
+
+def _job() -> Mapped[str]:
+    return mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+
+
+class Job(Base):
+    """One optimization, its lease and its outcome. last_seq and last_group are allocated under this row's lock."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    algorithm: Mapped[str]
+    status: Mapped[str]
+    config_sent: Mapped[str]
+    config: Mapped[str]
+    warnings: Mapped[str] = mapped_column(server_default="[]")
+    metadata_json: Mapped[str] = mapped_column("metadata", server_default="{}")
+    task_app_key: Mapped[str | None]
+    error: Mapped[str | None]
+    finish_reason: Mapped[str | None]
+    best_score: Mapped[float | None]
+    best_train_score: Mapped[float | None]
+    best_validation_score: Mapped[float | None]
+    best_snapshot_id: Mapped[str | None]
+    progress: Mapped[str | None]
+    search_version: Mapped[int | None]
+    epoch: Mapped[int] = _zero()
+    attempts: Mapped[int] = _zero()
+    claimed_group: Mapped[int | None] = mapped_column(BigInteger)
+    last_seq: Mapped[int] = _zero()
+    last_group: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    worker_id: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            "status IN ('pending','queued','running','paused','succeeded','failed','cancelled')", name="status"
+        ),
+        CheckConstraint("best_score BETWEEN 0 AND 1", name="best_score"),
+        Index("ix_jobs_queue", "created_at", postgresql_where=text("status IN ('queued','running')")),
+        Index("ix_jobs_created_at_id", "created_at", "id"),
+        {"postgresql_with": {"fillfactor": "50"}},
+    )
+
+
+class Event(Base):
+    """The job's stream: seq is 1..n without a gap."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = _job()
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    turn: Mapped[int | None]
+    type: Mapped[str]
+    message: Mapped[str]
+    level: Mapped[str]
+    data: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+
+
+class CandidateRow(Base):
+    """A prompt that was proposed. prompt is null for the task app's own messages, before their pattern is known."""
+
+    __tablename__ = "candidates"
+
+    job_id: Mapped[str] = _job()
+    candidate_id: Mapped[str] = mapped_column(primary_key=True)
+    n: Mapped[int]
+    baseline_id: Mapped[str | None]
+    prompt: Mapped[str | None]
+    parents: Mapped[str]
+    operator: Mapped[str]
+    generation: Mapped[int]
+    turn: Mapped[int]
+    created_at: Mapped[datetime] = _now()
+
+
+class TrialRow(Base):
+    """One candidate on a list of seeds; scores[i] belongs to seeds[i], null where the rollout failed."""
+
+    __tablename__ = "trials"
+
+    job_id: Mapped[str] = _job()
+    n: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    candidate_id: Mapped[str]
+    phase: Mapped[str]
+    is_baseline: Mapped[bool]
+    seeds: Mapped[list[int]]
+    scores: Mapped[str]
+    score: Mapped[float | None]
+    failed: Mapped[int]
+    reused: Mapped[int]
+    lane: Mapped[str]
+    generation: Mapped[int]
+    turn: Mapped[int]
+    created_at: Mapped[datetime] = _now()
+
+    __table_args__ = (CheckConstraint("score BETWEEN 0 AND 1", name="score"),)
+
+
+class RolloutRow(Base):
+    """An answer to a rollout ask: a score, or the reason why there is none."""
+
+    __tablename__ = "rollouts"
+
+    job_id: Mapped[str] = _job()
+    key: Mapped[bytes] = mapped_column(primary_key=True)
+    n: Mapped[int]
+    candidate_id: Mapped[str]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    draw: Mapped[int]
+    phase: Mapped[str]
+    is_baseline: Mapped[bool]
+    score: Mapped[float | None]
+    reason: Mapped[str | None]
+    detail: Mapped[str | None]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+    unknown_tokens: Mapped[int]
+    cost_usd: Mapped[float | None]
+    seconds: Mapped[float]
+    attempts: Mapped[int]
+    body: Mapped[str]
+    epoch: Mapped[int]
+    created_at: Mapped[datetime] = _now()
+
+    __table_args__ = (
+        CheckConstraint("score BETWEEN 0 AND 1", name="score"),
+        CheckConstraint("(score IS NULL) <> (reason IS NULL)", name="score_or_reason"),
+        Index("ix_rollouts_job_id_candidate_id_seed", "job_id", "candidate_id", "seed"),
+    )
+
+
+class CompletionRow(Base):
+    """An answer to a completion ask, with what was sent and what came back."""
+
+    __tablename__ = "completions"
+
+    job_id: Mapped[str] = _job()
+    key: Mapped[bytes] = mapped_column(primary_key=True)
+    n: Mapped[int]
+    purpose: Mapped[str]
+    provider: Mapped[str]
+    model: Mapped[str]
+    draw: Mapped[int]
+    reason: Mapped[str | None]
+    detail: Mapped[str | None]
+    finish_reason: Mapped[str | None]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+    unknown_tokens: Mapped[int]
+    cost_usd: Mapped[float | None]
+    seconds: Mapped[float]
+    attempts: Mapped[int]
+    request: Mapped[str]
+    body: Mapped[str]
+    epoch: Mapped[int]
+    created_at: Mapped[datetime] = _now()
+
+
+class Turn(Base):
+    """The order in which lanes were resumed: with the answers it determines the run."""
+
+    __tablename__ = "turns"
+
+    job_id: Mapped[str] = _job()
+    n: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    lane: Mapped[str]
+    cause: Mapped[str]
+    chain: Mapped[bytes]
+    search_version: Mapped[int]
+    detail: Mapped[str | None]
+    epoch: Mapped[int]
+    created_at: Mapped[datetime] = _now()
+
+
+class Token(Base):
+    """A capability to call the interceptor for one attempt at one ask; only its SHA-256 is stored."""
+
+    __tablename__ = "tokens"
+
+    digest: Mapped[bytes] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    key: Mapped[bytes]
+    candidate_id: Mapped[str]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    phase: Mapped[str]
+    attempt: Mapped[int]
+    epoch: Mapped[int]
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+
+
+class Call(Base):
+    """One call of a task app's LLM through the interceptor: what was sent, what came back, what it cost."""
+
+    __tablename__ = "calls"
+
+    token: Mapped[bytes] = mapped_column(primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    key: Mapped[bytes]
+    candidate_id: Mapped[str]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    phase: Mapped[str]
+    attempt: Mapped[int]
+    provider: Mapped[str]
+    model: Mapped[str]
+    streamed: Mapped[bool]
+    status: Mapped[int]
+    error: Mapped[str | None]
+    messages: Mapped[str]
+    reply: Mapped[str | None]
+    finish_reason: Mapped[str | None]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+    unknown_tokens: Mapped[int]
+    cost_usd: Mapped[float | None]
+    seconds: Mapped[float]
+    created_at: Mapped[datetime] = _now()
+
+    __table_args__ = (Index("ix_calls_job_id_key", "job_id", "key"),)
+
+
+class Snapshot(Base):
+    """A published result: its payload is what users export."""
+
+    __tablename__ = "snapshots"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    label: Mapped[str]
+    score: Mapped[float | None]
+    payload: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+
+
+class Artifact(Base):
+    """A named product of a job, linked to the snapshot that holds its content."""
+
+    __tablename__ = "artifacts"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    snapshot_id: Mapped[str] = mapped_column(ForeignKey("snapshots.id", ondelete="CASCADE"))
+    label: Mapped[str]
+    kind: Mapped[str]
+    score: Mapped[float | None]
+    created_at: Mapped[datetime] = _now()
