@@ -211,7 +211,7 @@ class Run:
         n = turns[-1].n + 1
         spent = await self.reader.read(lambda c: history.load_facts(c, self.job_id, n))
         detail = {
-            "rollouts": spent.rollouts,
+            "rollouts": {phase.value: count for phase, count in spent.rollouts.items()},
             "completions": spent.completions,
             "stopped": stop and stop.cause,
             "stop_detail": stop and stop.detail,
