@@ -263,15 +263,20 @@ async def test_a_suspended_run_leaves_off_and_another_goes_on(database: Database
     await assert_replays(job, result)
 
 
+GONE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
+
 async def kill_backends(database: Database) -> None:
     """End every other connection to the database; one that is itself ended by another such call has done its work."""
-    connection = await database.connect()
-    with contextlib.suppress(asyncpg.PostgresConnectionError):
-        await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-    connection.terminate()
+    with contextlib.suppress(*GONE):
+        connection = await database.connect()
+        try:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        finally:
+            connection.terminate()
 
 
 async def test_connections_that_break_in_mid_commit_lose_and_repeat_nothing(database: Database) -> None:

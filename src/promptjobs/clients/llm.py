@@ -1,0 +1,132 @@
+"""Completions by meta-models: one attempt, with its cost; whether to try again is decided elsewhere."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from promptjobs.clients.http import Outgoing, Reply, retry_after_seconds
+from promptjobs.clients.json_reply import read_json
+from promptjobs.clients.pricing import Price, cost_usd
+from promptjobs.clients.providers import Provider, Providers, prepare_body
+from promptjobs.clients.redaction import redacted, redacted_body, shown_url
+from promptjobs.clients.usage import Usage, read_usage
+from promptjobs.core.asks import MetaModel
+from promptjobs.core.prompt import Message
+from promptjobs.errors import InvalidReply, ProviderCallFailed
+
+RETRYABLE = frozenset({429, 502, 503, 504, 529})
+"""529 is Anthropic's "overloaded"."""
+
+OUT_OF_QUOTA = "insufficient_quota"
+"""A 429 that no waiting mends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A completion. finish_reason is the provider's, "" where it gave none; cost_usd is None where unknown."""
+
+    text: str
+    finish_reason: str
+    usage: Usage
+    cost_usd: float | None
+    seconds: float
+
+
+class Llm:
+    """Calls meta-models over the shared session."""
+
+    def __init__(self, outgoing: Outgoing, providers: Providers) -> None:
+        self._outgoing, self._providers = outgoing, providers
+
+    async def complete(
+        self,
+        model: MetaModel,
+        messages: Sequence[Message],
+        *,
+        seed: int | None,
+        timeout_seconds: float,
+        price: Price | None = None,
+    ) -> Completed:
+        """Ask the model once.
+
+        Raises ProviderNotConfigured; ProviderCallFailed (which says whether a retry may help, and what was billed);
+        Unreachable, ConnectionLost, DeadlineExceeded.
+        """
+        provider = self._providers.get(model.provider)
+        body: dict[str, Any] = {
+            "model": model.model,
+            "messages": [message.to_json() for message in messages],
+            "temperature": model.temperature,
+            "max_tokens": model.max_tokens,
+        }
+        if seed is not None:
+            body["seed"] = seed
+        started = time.perf_counter()
+        try:
+            reply = await self._outgoing.request(
+                "POST",
+                provider.chat_url,
+                body=orjson.dumps(prepare_body(provider, body)),
+                headers=provider.headers(),
+                timeout_seconds=timeout_seconds,
+            )
+            if reply.status != 200:
+                raise _refusal(provider, reply)
+            answer = read_json(reply.body, shown_url(provider.chat_url))
+        except InvalidReply as exc:
+            raise ProviderCallFailed(provider.name, f"invalid reply: {exc.cause}") from exc
+        usage = read_usage(answer) if isinstance(answer, Mapping) else Usage()
+        cost = cost_usd(provider.name, model.model, usage, price)
+        text, finish_reason = _text(provider, answer, usage, cost)
+        return Completed(text, finish_reason, usage, cost, time.perf_counter() - started)
+
+
+def _text(provider: Provider, answer: Any, usage: Usage, cost: float | None) -> tuple[str, str]:
+    """Text and finish reason of the first choice."""
+    match answer:
+        case {"choices": [{"message": {"content": str(text)}, **choice}, *_]}:
+            reason = choice.get("finish_reason")
+            return text, reason if isinstance(reason, str) else ""
+        case {"choices": [{"message": {**message}, **choice}, *_]}:
+            named = ", ".join(sorted(map(str, message))) or "nothing"
+            cause = f"invalid reply: no text, only {named} (finish_reason {choice.get('finish_reason')!r})"
+        case {"error": error}:
+            raise _error_in_reply(provider, error)
+        case _:
+            cause = "invalid reply: it has no choices"
+    raise ProviderCallFailed(
+        provider.name,
+        redacted(cause),
+        200,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        unknown_tokens=usage.unknown_tokens,
+        cost_usd=cost,
+    )
+
+
+def _error_in_reply(provider: Provider, error: Any) -> ProviderCallFailed:
+    """Routers answer 200 and put the upstream's status into the error."""
+    code = error.get("code") if isinstance(error, Mapping) else None
+    status = code if type(code) is int else 200
+    return ProviderCallFailed(
+        provider.name, redacted_body(orjson.dumps(error), _secrets(provider)), status, retryable=status in RETRYABLE
+    )
+
+
+def _refusal(provider: Provider, reply: Reply) -> ProviderCallFailed:
+    shown = redacted_body(reply.body, _secrets(provider))
+    return ProviderCallFailed(
+        provider.name,
+        f"HTTP {reply.status}: {shown}" if shown else f"HTTP {reply.status}",
+        reply.status,
+        retryable=reply.status in RETRYABLE and OUT_OF_QUOTA.encode() not in reply.body,
+        retry_after_seconds=retry_after_seconds(reply.headers),
+    )
+
+
+def _secrets(provider: Provider) -> tuple[str, ...]:
+    return () if provider.key is None else (provider.key.get_secret_value(),)

@@ -1,0 +1,59 @@
+"""What may be shown of foreign text: URLs and reply bodies without keys, credentials and tokens."""
+
+import re
+from collections.abc import Iterable
+from urllib.parse import SplitResult, urlsplit
+
+EXCERPT = 200
+SCANNED = 4_000
+"""Characters of a body that are looked at at all; enough to fill an excerpt after redaction."""
+
+LONG_RUN = re.compile(r"[A-Za-z0-9_\-]{32,}")
+URL_IN_TEXT = re.compile(r"https?://[^\s\"'<>\\]+")
+BEARER = re.compile(r"(?i)\b(bearer|basic)\s+\S+")
+SECRET_FIELD = re.compile(
+    r"(?i)([\w\-]*(?:api[_\-]?keys?|secret|token|password|authorization|prefix(?:es)?)[\"']?\s*[:=]\s*)"
+    r"(\[[^\]]*\]|\"[^\"]*\"|'[^']*'|[^\s\"',}\]]+)"
+)
+SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
+
+
+def shown_url(url: str) -> str:
+    """The URL without user, password, query and fragment; long path segments (tokens) are cut to six characters."""
+    try:
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{_shown_host(parts)}{LONG_RUN.sub(_beginning, parts.path)}"
+    except ValueError:
+        return "(not a URL)"
+
+
+def redacted(text: str, secrets: Iterable[str] = (), limit: int = EXCERPT) -> str:
+    """One line of at most `limit` characters of `text` in which no secret is legible.
+
+    Also a beginning of a secret is blotted out, as some servers repeat the first characters of the key they got.
+    """
+    text = text[:SCANNED]
+    for secret in secrets:
+        if secret:
+            text = re.sub(re.escape(secret[:6]) + r"[^\s\"',}\]]*", "[key]", text)
+    text = BEARER.sub(r"\1 [key]", text)
+    text = SECRET_FIELD.sub(r"\1[redacted]", text)
+    text = URL_IN_TEXT.sub(lambda found: shown_url(found[0]), text)
+    text = LONG_RUN.sub(_beginning, text)
+    text = SPACE.sub(" ", text).strip().encode("utf-8", "replace").decode()
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+def redacted_body(body: bytes, secrets: Iterable[str] = (), limit: int = EXCERPT) -> str:
+    """`redacted` for bytes that claim to be text."""
+    return redacted(body[: 4 * SCANNED].decode("utf-8", "replace"), secrets, limit)
+
+
+def _shown_host(parts: SplitResult) -> str:
+    host = parts.hostname or ""
+    bracketed = f"[{host}]" if ":" in host else host
+    return bracketed if parts.port is None else f"{bracketed}:{parts.port}"
+
+
+def _beginning(found: re.Match[str]) -> str:
+    return found[0][:6] + "…"
