@@ -1,0 +1,307 @@
+"""The events of a GEPA job, by the names and fields that clients of the API read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from promptjobs.core.archive import Archive, Candidate, FrontChange
+from promptjobs.core.asks import EventFact
+from promptjobs.core.config import JobConfig
+from promptjobs.core.prompt import PromptTemplate, full_text, render
+from promptjobs.core.proposers.reflection import Refused
+from promptjobs.core.result import (
+    Finalist,
+    OptimizationResult,
+    attempted_json,
+    messages_json,
+    optimized_json,
+    prompt_json,
+)
+from promptjobs.core.transform import diff
+from promptjobs.core.trial import Phase, Trial
+
+
+def _percent(score: float | None) -> str:
+    return "unknown" if score is None else f"{score:.3f}"
+
+
+def started(config: JobConfig, budget: int) -> EventFact:
+    gepa = config.gepa
+    return EventFact(
+        "prompt.learning.gepa.start",
+        f"GEPA starts: {budget} rollouts, {gepa.lanes} lanes",
+        {
+            "rollout_budget": budget,
+            "train_seeds": list(gepa.train_seeds),
+            "front_seeds": len(gepa.front_seeds),
+            "feedback_seeds": len(gepa.feedback_seeds),
+            "validation_seeds": len(gepa.validation_seeds),
+            "test_seeds": len(gepa.test_seeds),
+            "pareto_source": gepa.pareto_source,
+            "lanes": gepa.lanes,
+            "turn_order": gepa.turn_order,
+            "policy": {"provider": config.policy.provider, "model": config.policy.model},
+            "meta_model": {"provider": gepa.meta_model.provider, "model": gepa.meta_model.model},
+        },
+    )
+
+
+def pattern_found(template: PromptTemplate) -> EventFact:
+    return EventFact(
+        "prompt.learning.gepa.baseline.messages",
+        "the baseline prompt was gathered from the task app's own messages",
+        {"prompt": template.to_json(), "messages": [m.to_json() for m in render(template)]},
+    )
+
+
+def baseline(candidate: Candidate, trial: Trial, rollouts: int) -> EventFact:
+    return EventFact(
+        "prompt.learning.gepa.baseline",
+        f"the baseline scores {_percent(trial.score)} on {len(trial.known_scores)} of {len(trial.seeds)} seeds",
+        {
+            "candidate_id": candidate.candidate_id,
+            "accuracy": trial.score,
+            "baseline_score": trial.score,
+            "objectives": {"reward": trial.score},
+            "instance_scores": list(trial.scores),
+            "rollouts_completed": rollouts,
+            "prompt": prompt_json(candidate),
+            "messages": messages_json(candidate),
+        },
+    )
+
+
+def phase_changed(before: Phase, after: Phase) -> EventFact:
+    return EventFact(
+        "prompt.learning.phase.changed", f"from {before} to {after}", {"from_phase": before, "to_phase": after}
+    )
+
+
+def trial_results(trial: Trial) -> EventFact:
+    return EventFact(
+        "prompt.learning.trial.results",
+        f"trial {trial.n}: {_percent(trial.score)} on {len(trial.known_scores)} seeds, {trial.failed} failed",
+        {
+            "trial": trial.n,
+            "candidate_id": trial.candidate_id,
+            "phase": trial.phase,
+            "mean": trial.score,
+            "completed": len(trial.known_scores),
+            "failed": trial.failed,
+            "reused": trial.reused,
+            "total": len(trial.seeds),
+        },
+        "info" if trial.score is not None else "warning",
+    )
+
+
+def proposed(child: Candidate, parent: Candidate, section: str, draw: int) -> EventFact:
+    return EventFact(
+        "gepa.transformation.proposed",
+        f"a new text for {section!r}, from candidate {parent.n}",
+        {
+            "generation": child.generation,
+            "mutation_type": child.operator,
+            "operator": child.operator,
+            "transformation_id": child.candidate_id,
+            "candidate_id": child.candidate_id,
+            "parent_id": parent.candidate_id,
+            "transformation_text": child.template.section(section).content,
+            "transformation_dict": diff(parent.template, child.template).to_json(),
+            "mutation_params": {"section": section, "draw": draw},
+        },
+    )
+
+
+def refused(parent: Candidate, section: str, refusal: Refused) -> EventFact:
+    return EventFact(
+        "prompt.learning.proposal.refused",
+        f"a proposal for {section!r} is refused: {refusal.reason}",
+        {
+            "parent_id": parent.candidate_id,
+            "section": section,
+            "reason": refusal.reason.name.lower(),
+            "detail": refusal.detail,
+        },
+        "warning",
+    )
+
+
+def duplicate(parent: Candidate, known: Candidate) -> EventFact:
+    return EventFact(
+        "prompt.learning.proposal.refused",
+        f"a proposal is candidate {known.n} again: it is not evaluated twice",
+        {"parent_id": parent.candidate_id, "candidate_id": known.candidate_id, "reason": "duplicate", "detail": ""},
+    )
+
+
+def scored(child: Candidate, trial: Trial, accepted: bool, is_pareto: bool, reason: str) -> EventFact:
+    pairs = zip(trial.seeds, trial.scores, strict=True)
+    return EventFact(
+        "prompt.learning.proposal.scored",
+        f"candidate {child.n} scores {_percent(trial.score)}: {reason}",
+        {
+            "version_id": child.candidate_id,
+            "candidate_id": child.candidate_id,
+            "score": trial.score,
+            "accuracy": trial.score,
+            "objectives": {"reward": trial.score},
+            "accepted": accepted,
+            "reason": reason,
+            "generation": child.generation,
+            "parent_id": child.parents[0] if child.parents else None,
+            "is_pareto": is_pareto,
+            "mutation_type": child.operator,
+            "instance_scores": list(trial.scores),
+            "seed_scores": [{"seed": seed, "score": score} for seed, score in pairs],
+        },
+    )
+
+
+def frontier_updated(archive: Archive, change: FrontChange) -> EventFact:
+    front = archive.front
+    return EventFact(
+        "prompt.learning.gepa.frontier_updated",
+        f"the front holds {len(front)} candidates",
+        {
+            "frontier": list(front),
+            "added": list(change.added),
+            "removed": list(change.removed),
+            "frontier_size": len(front),
+            "frontier_scores": {candidate_id: archive.mean(candidate_id) for candidate_id in front},
+            "best_score": archive.mean(archive.best()),
+        },
+    )
+
+
+def new_best(candidate: Candidate, score: float, previous: float, rollouts: int) -> EventFact:
+    return EventFact(
+        "prompt.learning.gepa.new_best",
+        f"candidate {candidate.n} is the best so far: {score:.3f} (was {previous:.3f})",
+        {
+            "candidate_id": candidate.candidate_id,
+            "best_score": score,
+            "reward": score,
+            "previous_best_score": previous,
+            "improvement": score - previous,
+            "rollouts_completed": rollouts,
+            "generation": candidate.generation,
+        },
+    )
+
+
+def generation_complete(generation: int, best: float, proposed_: int, accepted: int) -> EventFact:
+    return EventFact(
+        "prompt.learning.gepa.generation.complete",
+        f"generation {generation}: {accepted} of {proposed_} proposals accepted, best {best:.3f}",
+        {
+            "generation": generation,
+            "best_accuracy": best,
+            "candidates_proposed": proposed_,
+            "candidates_accepted": accepted,
+        },
+    )
+
+
+def progress(data: Mapping[str, Any]) -> EventFact:
+    text = f"{data['rollouts_completed']} of {data['rollouts_total']} rollouts, best {_percent(data['best_score'])}"
+    return EventFact("prompt.learning.progress", text, data)
+
+
+def stopping(reason: str, detail: str | None) -> EventFact:
+    return EventFact(
+        "prompt.learning.gepa.termination.triggered",
+        f"the search ends: {detail or reason}",
+        {"reason": reason, "detail": detail},
+    )
+
+
+def validation_scored(finalist: Finalist, baseline_accuracy: float | None) -> EventFact:
+    name = "the baseline" if finalist.candidate.is_baseline else f"candidate {finalist.candidate.n}"
+    return EventFact(
+        "prompt.learning.validation.scored",
+        f"{name} scores {_percent(finalist.accuracy)} on the validation seeds",
+        {
+            **finalist.to_json(),
+            "objectives": {"reward": finalist.accuracy},
+            "baseline_val_accuracy": baseline_accuracy,
+            "content": full_text(render(finalist.candidate.template)),
+        },
+    )
+
+
+def closing_events(result: OptimizationResult) -> list[EventFact]:
+    """What follows the last evaluation: the validation's summary, the best prompt, the top prompts, all results."""
+    facts = []
+    if result.finalists:
+        base = result.validation.baseline_score if result.validation else None
+        facts += [validation_scored(finalist, base.mean if base else None) for finalist in result.finalists]
+        facts.append(
+            EventFact(
+                "prompt.learning.validation.summary",
+                f"{len(result.finalists)} candidates were validated",
+                {
+                    "baseline": base.mean if base else None,
+                    "results": [finalist.to_json() for finalist in result.finalists],
+                },
+            )
+        )
+    if result.best is not None and result.best.prompt is not None:
+        facts.append(_best_prompt(result))
+        facts += _top_prompts(result)
+    facts.append(_final_results(result))
+    return facts
+
+
+def _best_prompt(result: OptimizationResult) -> EventFact:
+    return EventFact(
+        "prompt.learning.best.prompt",
+        f"the best prompt scores {_percent(result.best_score)}",
+        {
+            "candidate_id": result.best.candidate_id if result.best else None,
+            "best_score": result.best_score,
+            "best_prompt": prompt_json(result.best),
+            "best_prompt_messages": messages_json(result.best),
+        },
+    )
+
+
+def _top_prompts(result: OptimizationResult) -> list[EventFact]:
+    train = {member.candidate.candidate_id: member.score for member in result.archive} if result.train else {}
+    ranked = result.finalists or (Finalist(0, result.best, {}, ()),) if result.best else ()
+    return [
+        EventFact(
+            "prompt.learning.top.prompt.content",
+            f"the prompt of rank {finalist.rank + 1}",
+            {
+                "rank": finalist.rank + 1,
+                "candidate_id": finalist.candidate.candidate_id,
+                "train_accuracy": train.get(finalist.candidate.candidate_id),
+                "val_accuracy": finalist.accuracy,
+                "template": prompt_json(finalist.candidate),
+                "full_text": full_text(render(finalist.candidate.template)),
+            },
+        )
+        for finalist in ranked
+    ]
+
+
+def _final_results(result: OptimizationResult) -> EventFact:
+    return EventFact(
+        "prompt.learning.final.results",
+        f"best {_percent(result.best_score)}, baseline {_percent(result.baseline_score)}",
+        {
+            "attempted_candidates": attempted_json(result),
+            "optimized_candidates": optimized_json(result),
+            "best_prompt": prompt_json(result.best),
+            "best_score": result.best_score,
+            "baseline_score": result.baseline_score,
+            "validation": [finalist.to_json() for finalist in result.finalists],
+            "test": result.test.to_json() if result.test else None,
+            "version_tree": _version_tree(result),
+        },
+    )
+
+
+def _version_tree(result: OptimizationResult) -> list[dict[str, Any]]:
+    members: Sequence[Candidate] = [member.candidate for member in result.archive]
+    return [{"candidate_id": c.candidate_id, "parents": list(c.parents), "generation": c.generation} for c in members]

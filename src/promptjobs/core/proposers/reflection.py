@@ -1,0 +1,130 @@
+"""Reflection: the meta-prompt that asks for a better text, and the strict reading of what comes back."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from promptjobs.core.prompt import Message
+
+FENCE = re.compile(r"^(`{3,})[^\n`]*\n(.*?)\n?^\1[ \t]*$", re.DOTALL | re.MULTILINE)
+REASONING = re.compile(r"</?\s*(think|thinking|reasoning|scratchpad)\s*>", re.IGNORECASE)
+RECORD_CHARACTERS = 4_000
+
+DEFAULT_GUIDE = """\
+Write a better version of the text. The model that receives it knows nothing but this text and the input.
+Say what the task is, what the input looks like, and exactly what the answer must look like.
+Keep what already works. Turn each piece of feedback into a rule that also holds for inputs that are not shown: name \
+the facts, definitions and conventions that the feedback reveals, and how to tell apart what was confused.
+Do not copy the examples into the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One rollout as evidence. score in [0, 1], or None where the rollout failed."""
+
+    input: str
+    output: str
+    feedback: str
+    expected: str
+    score: float | None
+
+
+class Refusal(StrEnum):
+    """Why a proposal is not taken."""
+
+    FAILED = "the meta-model failed"
+    TRUNCATED = "the reply was cut off at its token limit"
+    NO_TEXT = "the reply holds no fenced text"
+    SEVERAL_TEXTS = "the reply holds several fenced texts"
+    EMPTY = "the proposed text is empty"
+    REASONING = "the proposed text holds the model's reasoning"
+    UNCHANGED = "the proposed text is the current one"
+    PLACEHOLDERS = "the proposed text lost or gained placeholders"
+    TOO_LONG = "the proposed text is too long"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    reason: Refusal
+    detail: str = ""
+
+
+def reflection_messages(
+    text: str, placeholders: Sequence[str], records: Sequence[Record], guide: str | None = None
+) -> tuple[Message, ...]:
+    """The meta-prompt: the current text, what came of it, and what to write. guide replaces the default instruction."""
+    ticks = fence_for(text, *(part for r in records for part in (r.input, r.output, r.feedback, r.expected)))
+    parts = [
+        "You improve the instructions of a language model.",
+        f"# Current text\n\n{ticks}\n{text}\n{ticks}",
+        "# What came of it\n\n" + "\n\n".join(_shown(i, record) for i, record in enumerate(records, 1)),
+        f"# What to do\n\n{guide or DEFAULT_GUIDE}",
+    ]
+    if placeholders:
+        kept = ", ".join(f"{{{name}}}" for name in placeholders)
+        parts.append(f"Keep these placeholders exactly as they are, each as often as it stands there now: {kept}")
+    parts.append(f"Answer with the whole new text between two lines of {ticks} and nothing else.")
+    return (Message("user", "\n\n".join(parts)),)
+
+
+def _shown(number: int, record: Record) -> str:
+    score = "no score, the rollout failed" if record.score is None else f"{record.score:.3g}"
+    parts = [f"## Example {number}", f"### Input\n{_cut(record.input)}", f"### Output\n{_cut(record.output)}"]
+    if record.expected:
+        parts.append(f"### Expected\n{_cut(record.expected)}")
+    if record.feedback:
+        parts.append(f"### Feedback\n{_cut(record.feedback)}")
+    return "\n".join([*parts, f"Score: {score}"])
+
+
+def _cut(text: str) -> str:
+    if len(text) <= RECORD_CHARACTERS:
+        return text
+    half = RECORD_CHARACTERS // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
+
+
+def fence_for(*texts: str) -> str:
+    """Backticks that no line of the texts begins with, so that the fence cannot be closed from inside."""
+    longest = max((len(run) for text in texts for run in re.findall(r"^`{3,}", text, re.MULTILINE)), default=2)
+    return "`" * max(3, longest + 1)
+
+
+def parse_proposal(
+    reply: str, finish_reason: str, current: str, placeholders: Sequence[str], max_tokens: int
+) -> str | Refused:
+    """The proposed text, or why there is none.
+
+    placeholders: names that the text must hold, each as often as listed. max_tokens: of about four characters.
+    """
+    if finish_reason == "length":
+        return Refused(Refusal.TRUNCATED)
+    visible = _without_reasoning(reply)
+    found = [match[2] for match in FENCE.finditer(visible)]
+    if not found:
+        return Refused(Refusal.NO_TEXT, visible[:200])
+    if len(found) > 1:
+        return Refused(Refusal.SEVERAL_TEXTS, f"{len(found)} fenced texts")
+    text = found[0].strip("\n")
+    if not text.strip():
+        return Refused(Refusal.EMPTY)
+    if REASONING.search(text):
+        return Refused(Refusal.REASONING)
+    if text == current:
+        return Refused(Refusal.UNCHANGED)
+    held = [name for name in re.findall(r"\{([A-Za-z_][A-Za-z0-9_]*)\}", text) if name in set(placeholders)]
+    if sorted(held) != sorted(placeholders):
+        return Refused(Refusal.PLACEHOLDERS, f"expected {sorted(placeholders)}, got {sorted(held)}")
+    if len(text) > 4 * max_tokens:
+        return Refused(Refusal.TOO_LONG, f"{len(text)} characters, at most {4 * max_tokens}")
+    return text
+
+
+def _without_reasoning(reply: str) -> str:
+    """What follows a leading block of reasoning; a block that is not closed leaves nothing."""
+    found = re.match(r"\s*<\s*(think|thinking|reasoning|scratchpad)\s*>", reply, re.IGNORECASE)
+    if not found:
+        return reply
+    closing = re.search(rf"</\s*{found[1]}\s*>", reply, re.IGNORECASE)
+    return reply[closing.end() :] if closing else ""

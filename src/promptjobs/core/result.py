@@ -1,0 +1,215 @@
+"""The result of an optimization, and the snapshot payload that is made of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from promptjobs.core.archive import Candidate, candidate_to_json
+from promptjobs.core.prompt import render
+from promptjobs.core.transform import diff
+from promptjobs.core.verdict import Estimate, paired_difference, score_estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The winner and the baseline on one set of seeds. Scores are those of the rollouts that were answered."""
+
+    seeds: int
+    best: Mapping[int, float]
+    baseline: Mapping[int, float]
+
+    @property
+    def best_score(self) -> Estimate | None:
+        return score_estimate(list(self.best.values())) if self.best else None
+
+    @property
+    def baseline_score(self) -> Estimate | None:
+        return score_estimate(list(self.baseline.values())) if self.baseline else None
+
+    def to_json(self) -> dict[str, Any]:
+        best, baseline = self.best_score, self.baseline_score
+        lift = paired_difference(dict(self.best), dict(self.baseline))
+        return {
+            "seeds": self.seeds,
+            "best": best and best.to_json(),
+            "baseline": baseline and baseline.to_json(),
+            "difference": lift and lift.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A candidate of the archive with its scores on the front's seeds."""
+
+    candidate: Candidate
+    score: float
+    instance_scores: tuple[float, ...]
+    is_pareto: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finalist:
+    """A candidate on the validation seeds. rank 0 is the winner."""
+
+    rank: int
+    candidate: Candidate
+    scores: Mapping[int, float]
+    seeds: tuple[int, ...]
+
+    @property
+    def accuracy(self) -> float | None:
+        return sum(self.scores.values()) / len(self.scores) if self.scores else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rank": self.rank,
+            "candidate_id": self.candidate.candidate_id,
+            "is_baseline": self.candidate.is_baseline,
+            "accuracy": self.accuracy,
+            "estimate": score_estimate(list(self.scores.values())).to_json() if self.scores else None,
+            "instance_scores": [self.scores.get(seed) for seed in self.seeds],
+            "seeds": list(self.seeds),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A candidate that was proposed and scored, accepted or not."""
+
+    candidate: Candidate
+    score: float | None
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizationResult:
+    """What a search has found.
+
+    train is measured where the front uses train seeds, validation where validation seeds were opened (or are the
+    front), test once at the end. best is None where the job ended before its baseline was known.
+    """
+
+    best: Candidate | None
+    baseline: Candidate | None
+    train: Measured | None
+    validation: Measured | None
+    test: Measured | None
+    archive: Sequence[Member]
+    finalists: Sequence[Finalist]
+    attempts: Sequence[Attempt]
+    lineage: Sequence[str]
+    finish_reason: str
+    detail: str | None
+    progress: Mapping[str, Any]
+
+    @property
+    def basis(self) -> Measured | None:
+        """What best_score rests on: validation where it was measured, else the front."""
+        return self.validation if self.validation is not None and self.validation.best else self.train
+
+    @property
+    def best_score(self) -> float | None:
+        found = self.basis.best_score if self.basis else None
+        return found.mean if found else None
+
+    @property
+    def baseline_score(self) -> float | None:
+        found = self.basis.baseline_score if self.basis else None
+        return found.mean if found else None
+
+
+def mean_of(measured: Measured | None) -> float | None:
+    found = measured.best_score if measured else None
+    return found.mean if found else None
+
+
+def prompt_json(candidate: Candidate | None) -> dict[str, Any] | None:
+    return None if candidate is None or candidate.prompt is None else candidate.prompt.to_json()
+
+
+def messages_json(candidate: Candidate | None) -> list[dict[str, str]] | None:
+    """The prompt as ready messages, with its placeholders."""
+    if candidate is None or candidate.prompt is None:
+        return None
+    return [message.to_json() for message in render(candidate.prompt)]
+
+
+def archive_json(result: OptimizationResult) -> list[dict[str, Any]]:
+    return [
+        {
+            **candidate_to_json(member.candidate),
+            "score": member.score,
+            "is_pareto": member.is_pareto,
+            "payload_kind": "template",
+            "object": {"type": "template", "data": prompt_json(member.candidate)},
+            "instance_scores": list(member.instance_scores),
+            "messages": messages_json(member.candidate),
+        }
+        for member in result.archive
+    ]
+
+
+def attempted_json(result: OptimizationResult) -> list[dict[str, Any]]:
+    """Every scored proposal as a change to the baseline, in the shape that clients of the API read."""
+    listed = []
+    for attempt in result.attempts:
+        prompt = attempt.candidate.template
+        changes = diff(result.baseline.template, prompt).to_json() if result.baseline and result.baseline.prompt else {}
+        listed.append(
+            {
+                **candidate_to_json(attempt.candidate),
+                "accuracy": attempt.score,
+                "objectives": {"reward": attempt.score},
+                "accepted": attempt.accepted,
+                "prompt_length": sum(len(section.content) for section in prompt.sections),
+                "object": changes,
+            }
+        )
+    return listed
+
+
+def optimized_json(result: OptimizationResult) -> list[dict[str, Any]]:
+    """The archive, best first, with the score as an object."""
+    ranked = sorted(result.archive, key=lambda member: (-member.score, member.candidate.n))
+    return [
+        {
+            "rank": rank,
+            "candidate_id": member.candidate.candidate_id,
+            "score": {"accuracy": member.score, "instance_scores": list(member.instance_scores)},
+            "payload_kind": "template",
+            "object": {"type": "template", "data": prompt_json(member.candidate)},
+            "messages": messages_json(member.candidate),
+            "instance_scores": list(member.instance_scores),
+        }
+        for rank, member in enumerate(ranked, 1)
+    ]
+
+
+def snapshot_payload(result: OptimizationResult, stats: Mapping[str, Any]) -> dict[str, Any]:
+    """What a user exports. `messages` and `best_prompt_messages` are the same: clients read either."""
+    changed = result.best is not None and result.best.prompt and result.baseline and result.baseline.prompt
+    return {
+        "messages": messages_json(result.best),
+        "best_prompt": prompt_json(result.best),
+        "best_prompt_messages": messages_json(result.best),
+        "best_candidate_id": result.best and result.best.candidate_id,
+        "best_score": result.best_score,
+        "best_train_score": mean_of(result.train),
+        "best_validation_score": mean_of(result.validation),
+        "baseline_score": result.baseline_score,
+        "baseline_prompt_messages": messages_json(result.baseline),
+        "is_baseline_best": result.best is not None and result.best.is_baseline,
+        "transformation": diff(result.baseline.template, result.best.template).to_json() if changed else None,  # type: ignore[union-attr]
+        "train": result.train and result.train.to_json(),
+        "validation": [finalist.to_json() for finalist in result.finalists],
+        "validation_summary": result.validation and result.validation.to_json(),
+        "test": result.test and result.test.to_json(),
+        "archive": archive_json(result),
+        "attempted_candidates": attempted_json(result),
+        "optimized_candidates": optimized_json(result),
+        "lineage": list(result.lineage),
+        "finish_reason": result.finish_reason,
+        "detail": result.detail,
+        **stats,
+        "stats": dict(stats),
+    }
