@@ -1,0 +1,146 @@
+"""Records every call: its row is committed before the task app has the end of the reply."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from promptjobs.clients.pricing import cost_usd
+from promptjobs.clients.usage import Usage
+from promptjobs.db.calls import CallRecord, insert_calls
+from promptjobs.errors import MeteringUnavailable
+from promptjobs.interceptor.grants import Grant
+from promptjobs.interceptor.groups import Groups
+
+NO_USAGE = Usage()
+NUMBERS = 2**31
+PATIENCE_SECONDS = 5.0
+MAX_TEXT = 1_000
+"""Characters of an error or a finish reason that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call ended. error: "code: detail". may_cost: False where the provider certainly charges nothing.
+
+    reply: JSON text of the first choice's message.
+    """
+
+    status: int
+    error: str | None = None
+    reply: str | None = None
+    finish_reason: str | None = None
+    usage: Usage = NO_USAGE
+    may_cost: bool = True
+
+
+INTERRUPTED = Outcome(503, error="interrupted: the service stopped during the call")
+
+
+class _Pending:
+    """A record on its way. sent: it was part of a statement, so a row with its number may be its own."""
+
+    __slots__ = ("record", "sent")
+
+    def __init__(self, record: CallRecord) -> None:
+        self.record, self.sent = record, False
+
+
+class Meter:
+    """Writes calls in groups over a connection of its own.
+
+    A call's number comes from one counter of this process that starts at a random place, so replicas that serve the
+    same token hardly ever meet, and a statement of unknown outcome can be sent again. If they do meet, the call gets
+    another number: a row that was there before the first attempt is another replica's.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Awaitable[asyncpg.Connection]], *, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        self.groups: Groups[_Pending, None] = Groups(
+            "meter", connect, _store, _unavailable, keep=True, patience_seconds=patience_seconds
+        )
+        self._number = secrets.randbelow(NUMBERS)
+
+    def put(
+        self, grant: Grant, outcome: Outcome, messages: str, streamed: bool, seconds: float
+    ) -> "asyncio.Future[None]":
+        """Queue the call, whoever waits for it; `messages` is JSON text."""
+        self._number = (self._number + 1) % NUMBERS
+        policy, usage = grant.policy, outcome.usage
+        cost = cost_usd(policy.provider, policy.model, usage, policy.price) if outcome.may_cost else 0.0
+        record = CallRecord(
+            token=grant.digest,
+            n=self._number,
+            job_id=grant.job_id,
+            key=grant.key,
+            candidate_id=grant.candidate_id,
+            seed=grant.seed,
+            phase=grant.phase,
+            attempt=grant.attempt,
+            provider=policy.provider,
+            model=policy.model,
+            streamed=streamed,
+            status=outcome.status,
+            error=_storable(outcome.error),
+            messages=messages,
+            reply=outcome.reply,
+            finish_reason=_storable(outcome.finish_reason),
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            unknown_tokens=usage.unknown_tokens,
+            cost_usd=cost,
+            seconds=seconds,
+        )
+        return self.groups.put(_Pending(record), len(messages) + len(outcome.reply or ""))
+
+
+@dataclass(slots=True)
+class Call:
+    """A call under way: all that its row needs but the outcome. started: by `time.perf_counter`."""
+
+    meter: Meter
+    grant: Grant
+    started: float
+    streamed: bool = False
+    messages: str = "[]"
+
+    async def record(self, outcome: Outcome) -> None:
+        """Commit the call. Raises MeteringUnavailable after a few seconds, but the row is written when it can be."""
+        try:
+            await self.put(outcome)
+        except asyncpg.PostgresError as exc:
+            # The job was deleted, and its rows with it, while the call was under way.
+            raise MeteringUnavailable("the call cannot be recorded: its job is gone") from exc
+
+    def put(self, outcome: Outcome) -> "asyncio.Future[None]":
+        """Leave the call to the writer: for those who cannot wait."""
+        seconds = time.perf_counter() - self.started
+        return self.meter.put(self.grant, outcome, self.messages, self.streamed, seconds)
+
+
+async def _store(connection: asyncpg.Connection, group: Sequence[_Pending]) -> Sequence[None]:
+    """Commit the group. Raises what asyncpg raises; then the outcome may be unknown and the group comes again."""
+    todo = list(group)
+    while todo:
+        new = [pending for pending in todo if not pending.sent]
+        for pending in todo:
+            pending.sent = True
+        stored = await insert_calls(connection, [pending.record for pending in todo])
+        todo = [pending for pending in new if (pending.record.token, pending.record.n) not in stored]
+        for pending in todo:
+            pending.record = pending.record._replace(n=secrets.randbelow(NUMBERS))
+            pending.sent = False
+    return [None] * len(group)
+
+
+def _unavailable() -> MeteringUnavailable:
+    return MeteringUnavailable("calls cannot be recorded at present, so none is made: try again later")
+
+
+def _storable(text: str | None) -> str | None:
+    """Text that Postgres takes, shortened."""
+    return None if text is None else text[:MAX_TEXT].replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
