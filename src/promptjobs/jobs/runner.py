@@ -4,7 +4,7 @@ import asyncio
 import logging
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import asyncpg
@@ -364,14 +364,22 @@ class Run:
         return self.world.tokens(asks), asks
 
     def _send(self, asks: Sequence[Ask], committed: asyncio.Future[None]) -> None:
-        for ask in asks:
-            task = self._group.create_task(self._ask(ask, committed))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+        if asks:
+            self._spawn(self._go_out(asks, committed))
 
-    async def _ask(self, ask: Ask, committed: asyncio.Future[None]) -> None:
-        """One ask from its turn's commit to its answer's commit; only the latter frees the slot."""
+    async def _go_out(self, asks: Sequence[Ask], committed: asyncio.Future[None]) -> None:
         await asyncio.shield(committed)
+        for ask in asks:
+            self._spawn(self._ask(ask))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """A task that `_abandon` may cancel, and whose failure ends the run."""
+        task = self._group.create_task(work)
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _ask(self, ask: Ask) -> None:
+        """One ask up to its answer's commit, which is what frees the slot."""
         async with self.slots:
             self.calls += 1
             record = await self.world.answer(ask)

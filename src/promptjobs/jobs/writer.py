@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from promptjobs.db.journal import AnswerRecord, Group, TokenRecord, TurnRecord, last_group, write_group
+from promptjobs.db.journal import AnswerRecord, Group, TokenRecord, TurnRecord, last_group, open_session, write_group
 from promptjobs.errors import LeaseLost
 
 log = logging.getLogger(__name__)
@@ -130,6 +130,7 @@ class Writer:
             try:
                 if self._connection is None:
                     self._connection = await self._connect()
+                    await open_session(self._connection)
                     if attempt and await self._was_committed(number):
                         return True
                 if await write_group(self._connection, self.job_id, self.epoch, number, group) is not None:

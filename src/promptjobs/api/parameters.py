@@ -1,0 +1,105 @@
+"""What routes take: the app's parts, ids, pages and their links.
+
+The dependencies are coroutines because any other function would be sent to a thread.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Path, Query, Request
+from pydantic import AfterValidator, BeforeValidator
+
+from promptjobs.api.sse import EventHub
+from promptjobs.db.results import Page
+from promptjobs.db.session import Database
+from promptjobs.errors import JobNotFound
+from promptjobs.jobs.service import JobService
+
+T = TypeVar("T")
+
+JOB_ID = re.compile(r"pl_[0-9a-f]{32}")
+MAX_SHOWN = 100
+MAX_LIMIT = 200
+MAX_OFFSET = 10_000
+MAX_NUMBER = 2**31 - 1
+"""The largest number of an event, trial or candidate that can be stored."""
+
+EXAMPLE_ID = "pl_5b0f7c1e9d8a4b6f8c2d3e4f5a6b7c8d"
+
+
+async def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+async def _service(request: Request) -> JobService:
+    service: JobService = request.app.state.service
+    return service
+
+
+async def _hub(request: Request) -> EventHub:
+    hub: EventHub = request.app.state.hub
+    return hub
+
+
+TheDatabase = Annotated[Database, Depends(_database)]
+TheService = Annotated[JobService, Depends(_service)]
+TheHub = Annotated[EventHub, Depends(_hub)]
+
+
+async def _job_id(job_id: Annotated[str, Path(description="The job's id.", examples=[EXAMPLE_ID])]) -> str:
+    """What cannot be an id is an unknown job, and never reaches the database."""
+    if JOB_ID.fullmatch(job_id) is None:
+        raise JobNotFound(job_id[:MAX_SHOWN])
+    return job_id
+
+
+JobId = Annotated[str, Depends(_job_id)]
+
+
+def _unescaped(value: Any) -> Any:
+    """`+` is a space in a query: "…T12:00:00+02:00" arrives as "…T12:00:00 02:00"."""
+    return re.sub(r"(?<=\d) (?=\d\d:?\d\d$)", "+", value) if isinstance(value, str) and "T" in value else value
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time must lie between the years 1 and 9999") from None
+
+
+Since = Annotated[
+    datetime | None,
+    BeforeValidator(_unescaped),
+    AfterValidator(lambda value: None if value is None else _in_utc(value)),
+    Query(description="Only what was created then or later; ISO 8601, UTC unless it says otherwise."),
+]
+Limit = Annotated[int, Query(ge=1, description=f"Items of a page; more than {MAX_LIMIT} are cut to {MAX_LIMIT}.")]
+Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET, description="Items to skip; to go further, follow `Link`.")]
+After = Annotated[
+    int | None, Query(ge=0, le=MAX_NUMBER, description="Number `n` of the item behind which the page starts.")
+]
+CandidateId = Annotated[
+    str | None, Query(pattern=r"^[A-Za-z0-9_.:-]{1,200}$", description="Only those of this candidate.")
+]
+
+
+async def _page(limit: Limit = 50, after: After = None, offset: Offset = 0, since: Since = None) -> Page:
+    return Page(min(limit, MAX_LIMIT), after, offset, since)
+
+
+ThePage = Annotated[Page, Depends(_page)]
+
+
+def cut(items: Sequence[T], limit: int) -> tuple[Sequence[T], bool]:
+    """A page of at most `limit` of `items`, of which one more was asked for; and whether there are more."""
+    return items[:limit], len(items) > limit
+
+
+def next_page(request: Request, after: str | int) -> dict[str, str]:
+    """The `Link` header to the page behind `after`: relative, so that it holds behind any proxy."""
+    url = request.url.remove_query_params("offset").include_query_params(after=after)
+    return {"link": f'<{url.path}?{url.query}>; rel="next"'}

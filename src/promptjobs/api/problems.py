@@ -1,0 +1,80 @@
+"""Errors as problem details (RFC 9457): one shape for everything that goes wrong."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import ErrorDetails
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from promptjobs.api.bodies import JsonResponse
+from promptjobs.errors import InvalidRequest, PromptjobsError
+
+PROBLEM = "application/problem+json"
+RETRY_SECONDS = 1
+HTTP_CODES = {
+    400: ("bad_request", "the request could not be read"),
+    404: ("not_found", "there is nothing at this address"),
+    405: ("method_not_allowed", "this address does not take that method"),
+}
+OWN = frozenset({"type", "title", "status", "detail", "code"})
+
+
+def install(app: FastAPI) -> None:
+    """Have `app` answer every error as a problem."""
+
+    @app.exception_handler(PromptjobsError)
+    async def on_own_error(request: Request, error: PromptjobsError) -> Response:
+        return own_problem(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid_request(request: Request, error: RequestValidationError) -> Response:
+        return own_problem(request, invalid(list(error.errors())))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        code, said = HTTP_CODES.get(error.status_code, ("http_error", "the request was refused"))
+        detail = f"{said}: {request.method} {request.url.path}"
+        return problem(request, error.status_code, code, detail, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def on_defect(request: Request, _: Exception) -> Response:
+        return problem(request, 500, "internal_error", "the service has a defect; its log says more")
+
+
+def problem(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    facts: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A problem as a response. It is problem+json only where the client names that: others parse application/json."""
+    body = {
+        "type": f"urn:promptjobs:problem:{code}",
+        "title": code.replace("_", " ").capitalize(),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **{name: fact for name, fact in (facts or {}).items() if name not in OWN},
+    }
+    media_type = PROBLEM if PROBLEM in request.headers.get("accept", "") else "application/json"
+    return JsonResponse(body, status_code=status, headers=dict(headers or {}), media_type=media_type)
+
+
+def invalid(errors: list[ErrorDetails]) -> InvalidRequest:
+    """What pydantic found, without the values: they may be secrets."""
+    first, *others = errors
+    more = f" (and {len(others)} more)" if others else ""
+    return InvalidRequest(f"{first['msg']}{more}", ".".join(str(step) for step in first["loc"]))
+
+
+def own_problem(request: Request, error: PromptjobsError) -> Response:
+    """An error of the tree. The facts of the service's own failures are the operator's, and stay in the log."""
+    is_own = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    headers = {"retry-after": str(RETRY_SECONDS)} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return problem(request, error.status, error.code, str(error), None if is_own else error.facts, headers)

@@ -1,0 +1,183 @@
+"""Puts the parts together from the settings: database, interceptor, worker and API, and runs them until a signal."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI
+
+from promptjobs.api.app import create_app
+from promptjobs.clients.http import Outgoing
+from promptjobs.clients.llm import Llm
+from promptjobs.clients.pricing import load_prices
+from promptjobs.clients.providers import Providers
+from promptjobs.core.limits import check_budget
+from promptjobs.db import embedded
+from promptjobs.db.migrate import migrate
+from promptjobs.db.session import Database
+from promptjobs.interceptor.app import Interceptor
+from promptjobs.jobs.service import JobService
+from promptjobs.jobs.worker import Worker, WorkerOptions
+from promptjobs.settings import Settings, provider_environment
+
+log = logging.getLogger(__name__)
+
+GRACEFUL_SECONDS = 5
+POOL_SIZE = 10
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """The database of the settings, or the embedded one. Raises EmbeddedPostgresFailed, DatabaseUnavailable."""
+    async with AsyncExitStack() as stack:
+        url = settings.database_url
+        if url is None:
+            server = await asyncio.to_thread(embedded.start, settings.data_dir / "postgres")
+            stack.push_async_callback(asyncio.to_thread, server.stop)
+            url = server.url
+        database = Database.open(url, POOL_SIZE)
+        stack.push_async_callback(database.close)
+        if settings.database_url is None:  # any other database is its operator's to migrate
+            await migrate(database)
+        yield database
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every process of the service shares."""
+
+    database: Database
+    providers: Providers
+    task_apps: Outgoing
+    models: Outgoing
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings, database: Database) -> AsyncIterator[Parts]:
+    """Task apps and providers have a session each: a task app's URL must not reach what only providers may."""
+    providers = Providers(provider_environment())
+    allows_loopback = settings.allowed_targets is None and settings.database_url is None
+    if allows_loopback:
+        log.info("task apps on loopback addresses are allowed; PROMPTJOBS_ALLOWED_TARGETS restricts them")
+    task_apps = Outgoing(frozenset(settings.allowed_targets or ()), allow_loopback=allows_loopback)
+    async with task_apps, Outgoing(providers.targets()) as models:
+        await asyncio.to_thread(load_prices)
+        yield Parts(database, providers, task_apps, models)
+
+
+def worker_of(settings: Settings, parts: Parts, public_url: str, interceptor: Interceptor | None) -> Worker:
+    options = WorkerOptions(
+        public_url=public_url,
+        jobs=settings.worker_jobs,
+        lease_seconds=settings.lease_seconds,
+        outage_seconds=settings.outage_seconds,
+        rollout_timeout_seconds=settings.rollout_timeout_seconds,
+        environment_key=settings.environment_api_key,
+    )
+    return Worker(
+        parts.database,
+        task_apps=parts.task_apps,
+        llm=Llm(parts.models, parts.providers),
+        grants=interceptor.grants if interceptor else None,
+        options=options,
+    )
+
+
+class Server(uvicorn.Server):
+    """Stops the worker before the interceptor goes away: otherwise rollouts under way would seem to fail."""
+
+    def __init__(self, config: uvicorn.Config, before_shutdown: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._before_shutdown = before_shutdown
+
+    def leave(self) -> None:
+        """Shut down, as on a signal."""
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._before_shutdown()
+        await super().shutdown(sockets)
+
+
+async def serve(settings: Settings, *, with_worker: bool = True, ready: Callable[[str], None] | None = None) -> None:
+    """API, interceptor and, unless told otherwise, a worker, until SIGTERM or SIGINT. `ready` is told the URL."""
+    listening = listen(settings)
+    port = listening.getsockname()[1]
+    shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - a comparison
+    url = f"http://{shown}:{port}"
+    async with (
+        open_database(settings) as database,
+        open_parts(settings, database) as parts,
+    ):
+        interceptor = Interceptor(database, parts.models, parts.providers)
+        worker = worker_of(settings, parts, settings.public_url or url, interceptor) if with_worker else None
+        running: asyncio.Task[None] | None = None
+
+        @asynccontextmanager
+        async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+            nonlocal running
+            await interceptor.start()
+            if worker is not None:
+                running = asyncio.create_task(worker.run(), name="worker")
+                running.add_done_callback(lambda _: server.leave())
+            if ready is not None:
+                ready(url)
+            yield
+            await interceptor.stop()
+
+        async def leave_off() -> None:
+            if worker is not None and running is not None:
+                worker.stop()
+                await asyncio.wait([running])
+
+        service = JobService(database, parts.providers, check_budget)
+        app = create_app(database=database, service=service, interceptor=interceptor, lifespan=lifespan)
+        server = Server(uvicorn_config(app, settings), leave_off)
+        await server.serve(sockets=[listening])
+        if running is not None:
+            running.result()
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A bound socket, so that the port is known before anything starts. Raises OSError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        log_level=settings.log_level,
+    )
+
+
+async def work(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
+    """A worker alone, until SIGTERM or SIGINT; task apps reach the interceptor of another process."""
+    async with open_database(settings) as database, open_parts(settings, database) as parts:
+        worker = worker_of(settings, parts, settings.public_url or f"http://{settings.host}:{settings.port}", None)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, worker.stop)
+        if ready is not None:
+            ready(worker.worker_id)
+        await worker.run()

@@ -1,0 +1,126 @@
+"""What a client can do with jobs: create, read, list, start, cancel."""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from promptjobs.clients.providers import Providers
+from promptjobs.core.config import JobConfig, Resolution, resolve
+from promptjobs.core.config_body import without_secrets
+from promptjobs.db import jobs
+from promptjobs.db.jobs import ConfigRow, JobFilter, JobRow, JobStatus, NewJob
+from promptjobs.db.session import Database
+from promptjobs.db.transactions import reading, writing
+from promptjobs.errors import InvalidRequest, NotYetSupported
+
+MAX_METADATA_BYTES = 64 * 1024
+MAX_UNKNOWN = 20
+MAX_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """What a client has sent. unknown: names of further fields, which are ignored with a warning each."""
+
+    algorithm: str
+    config_body: Mapping[str, Any]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    auto_start: bool = True
+    config_name: str | None = None
+    unknown: Sequence[str] = ()
+
+
+class JobService:
+    """The jobs of one database. check_budget raises BudgetTooSmall for a budget that cannot hold a whole search."""
+
+    def __init__(self, database: Database, providers: Providers, check_budget: Callable[[JobConfig], None]) -> None:
+        self.database = database
+        self._providers = providers
+        self._check_budget = check_budget
+
+    async def create(self, request: JobRequest) -> JobRow:
+        """Resolve the config once, store what will run, and queue the job unless it is to wait for its start.
+
+        Raises InvalidRequest and its kinds: InvalidConfig, NotYetSupported, ProviderNotConfigured, BudgetTooSmall.
+        """
+        if request.config_name is not None:
+            raise NotYetSupported("saved configs are not supported yet: send the config itself", "config_name")
+        metadata = _metadata_text(request.metadata)
+        resolution = resolve(request.algorithm, request.config_body, request.overrides)
+        config = resolution.config
+        self._providers.get(config.policy.provider)
+        self._providers.get(config.gepa.meta_model.provider)
+        self._check_budget(config)
+        job = _new_job(request, resolution, metadata)
+        async with writing(self.database) as connection:
+            await jobs.create(connection, job)
+            return await jobs.read(connection, job.id)
+
+    async def get(self, job_id: str) -> JobRow:
+        """Raises JobNotFound."""
+        async with reading(self.database) as connection:
+            return await jobs.read(connection, job_id)
+
+    async def page(self, wanted: JobFilter) -> list[JobRow]:
+        """Newest first. Raises InvalidRequest for a cursor that is no job."""
+        async with reading(self.database) as connection:
+            return await jobs.read_page(connection, wanted)
+
+    async def config(self, job_id: str) -> ConfigRow:
+        """Raises JobNotFound."""
+        async with reading(self.database) as connection:
+            return await jobs.read_config(connection, job_id)
+
+    async def start(self, job_id: str) -> JobRow:
+        """Queue a pending job. Raises JobNotFound; JobConflict where it is over."""
+        async with writing(self.database) as connection:
+            await jobs.start(connection, job_id)
+            return await jobs.read(connection, job_id)
+
+    async def cancel(self, job_id: str, reason: str | None = None) -> JobRow:
+        """End the job, or have its worker end it; repeating it changes nothing. Raises JobNotFound."""
+        async with writing(self.database) as connection:
+            await jobs.cancel(connection, job_id, reason)
+            return await jobs.read(connection, job_id)
+
+
+def _new_job(request: JobRequest, resolution: Resolution, metadata: str) -> NewJob:
+    config = resolution.config
+    warnings = [*_unknown(request.unknown), *resolution.warnings]
+    data = {
+        "algorithm": config.algorithm,
+        "provider": config.policy.provider,
+        "model": config.policy.model,
+        "rollout_budget": config.gepa.rollout_budget,
+        "auto_start": request.auto_start,
+        "warnings": warnings,
+    }
+    return NewJob(
+        id=f"pl_{uuid.uuid4().hex}",
+        algorithm=config.algorithm,
+        status=JobStatus.QUEUED if request.auto_start else JobStatus.PENDING,
+        config=config.model_dump_json(),
+        config_sent=orjson.dumps(resolution.sent).decode(),
+        warnings=orjson.dumps(warnings).decode(),
+        metadata=metadata,
+        task_app_key=resolution.task_app_key,
+        event_message=f"Created a {config.algorithm} job with {config.gepa.rollout_budget} rollouts",
+        event_data=orjson.dumps(data).decode(),
+    )
+
+
+def _unknown(names: Sequence[str]) -> list[str]:
+    warnings = [f"unknown field {name[:MAX_SHOWN]!r} is ignored" for name in names[:MAX_UNKNOWN]]
+    return warnings if len(names) <= MAX_UNKNOWN else [*warnings, f"and {len(names) - MAX_UNKNOWN} more"]
+
+
+def _metadata_text(metadata: Mapping[str, Any]) -> str:
+    """JSON text of what the client keeps with its job, without secrets."""
+    text = orjson.dumps(without_secrets(dict(metadata)))
+    if len(text) > MAX_METADATA_BYTES:
+        raise InvalidRequest(f"at most {MAX_METADATA_BYTES} bytes of JSON are kept, got {len(text)}", "metadata")
+    return text.decode()

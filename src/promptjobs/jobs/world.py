@@ -1,0 +1,384 @@
+"""Answers asks from the world: rollouts by the task app through the interceptor, completions by meta-models."""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+import orjson
+
+from promptjobs.clients.llm import Llm
+from promptjobs.clients.rollout_reply import RolloutReply
+from promptjobs.clients.task_app import Dialect, Policy, RolloutRequest, TaskApp
+from promptjobs.core.archive import Candidate
+from promptjobs.core.asks import (
+    Answer,
+    Ask,
+    Body,
+    CandidateFact,
+    Completion,
+    CompletionBody,
+    Fact,
+    FailureReason,
+    Key,
+    Rollout,
+    RolloutBody,
+)
+from promptjobs.core.config import JobConfig
+from promptjobs.core.prompt import Message
+from promptjobs.db.calls import CallRecord
+from promptjobs.db.journal import AnswerRecord, TokenRecord, body_text
+from promptjobs.errors import (
+    DeadlineExceeded,
+    InvalidReply,
+    InvalidScore,
+    PromptjobsError,
+    ProviderCallFailed,
+    TaskAppFailed,
+    TaskAppUnreachable,
+    Unreachable,
+    WorldError,
+)
+from promptjobs.interceptor.grants import Grants
+from promptjobs.jobs.lease import Lease
+from promptjobs.jobs.retries import Retries
+from promptjobs.jobs.writer import Writer
+
+COMPLETION_TIMEOUT_SECONDS = 300.0
+TOKEN_GRACE_SECONDS = 60.0
+DETAIL_CHARACTERS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A token with its secret, which only the task app is told."""
+
+    secret: str
+    record: TokenRecord
+
+
+class JobWorld:
+    """The world of one running job.
+
+    calls_of reads the calls that were made under tokens. url is the address under which task apps reach us. The
+    writer is set when the run has made it: tokens of further attempts go through it.
+    """
+
+    writer: Writer
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        config: JobConfig,
+        lease: Lease,
+        task_app: TaskApp,
+        llm: Llm,
+        grants: Grants | None,
+        calls_of: Callable[[bytes], Awaitable[list[CallRecord]]],
+        url: str,
+        rollout_timeout_seconds: float,
+        outage_seconds: float,
+    ) -> None:
+        self.job_id, self.config, self.lease = job_id, config, lease
+        self.task_app, self.llm, self.grants = task_app, llm, grants
+        self.calls_of = calls_of
+        self.url = url
+        self.rollout_timeout_seconds = rollout_timeout_seconds
+        self.outage_seconds = outage_seconds
+        self._minted: dict[Key, Minted] = {}
+        self._candidates: dict[str, Candidate] = {}
+
+    def observe(self, facts: Sequence[Fact]) -> None:
+        """Learn the candidates that a turn decides on, so that their first calls need no question to the database."""
+        for fact in facts:
+            if isinstance(fact, CandidateFact):
+                self._candidates[fact.candidate.candidate_id] = fact.candidate
+
+    def tokens(self, asks: Sequence[Ask]) -> list[TokenRecord]:
+        """A token for each rollout, to be committed with the turn that asks for it."""
+        records = []
+        for ask in asks:
+            if isinstance(ask, Rollout):
+                minted = self._mint(ask, 0)
+                self._minted[ask.key] = minted
+                records.append(minted.record)
+        return records
+
+    async def answer(self, ask: Ask) -> AnswerRecord:
+        """Ask until there is an answer, or a failure that is one. Raises LeaseLost, ProviderNotConfigured."""
+        match ask:
+            case Rollout():
+                return await self._rollout(ask)
+            case Completion():
+                return await self._completion(ask)
+            case _:
+                assert_never(ask)
+
+    # --- rollouts ----------------------------------------------------------------------------------------------------
+
+    async def _rollout(self, ask: Rollout) -> AnswerRecord:
+        retries = Retries(self.outage_seconds)
+        started = time.perf_counter()
+        minted = self._minted.pop(ask.key, None)
+        tokens: list[bytes] = []
+        calls: list[CallRecord] = []
+        while True:
+            self.lease.require()
+            if minted is None:
+                minted = self._mint(ask, len(tokens))
+                await self.writer.put_tokens([minted.record])
+            digest = minted.record.digest
+            tokens.append(digest)
+            self._admit(ask, minted)
+            outcome = await self._attempt(ask, minted)
+            minted = None
+            made = await self.calls_of(digest)
+            if self.grants is not None:
+                self.grants.revoke([digest])
+            calls += made
+            outcome = _judged(outcome, made)
+            pause = retries.pause_after(outcome) if isinstance(outcome, WorldError) else None
+            if pause is None:
+                break
+            await asyncio.sleep(pause)
+        seconds = time.perf_counter() - started
+        return self._rollout_record(ask, outcome, calls, made, tokens, seconds)
+
+    async def _attempt(self, ask: Rollout, minted: Minted) -> RolloutReply | WorldError:
+        trace = f"trace_{minted.record.digest.hex()[:24]}"
+        try:
+            return await self.task_app.rollout(
+                RolloutRequest(
+                    seed=ask.seed,
+                    run_id=self.job_id,
+                    inference_url=self._inference_url(minted.secret, trace),
+                    policy=self._policy(),
+                    env_name=self.config.task_app.env_name,
+                    env_config=self.config.task_app.env_config,
+                    correlation_id=trace,
+                ),
+                timeout_seconds=self.rollout_timeout_seconds,
+            )
+        except WorldError as error:
+            return error
+
+    def _inference_url(self, secret: str, trace: str) -> str:
+        base = f"{self.url}/interceptor/v1/{secret}"
+        return base if self.task_app.dialect is Dialect.POLICY_URL else f"{base}/{trace}"
+
+    def _policy(self) -> Policy:
+        policy = self.config.policy
+        return Policy(
+            model=policy.model,
+            provider=policy.provider,
+            temperature=policy.temperature,
+            max_completion_tokens=policy.max_completion_tokens,
+            policy_name=policy.policy_name or "policy",
+        )
+
+    def _mint(self, ask: Rollout, attempt: int) -> Minted:
+        secret = secrets.token_urlsafe(24)
+        lifetime = self.outage_seconds + 2 * self.rollout_timeout_seconds + TOKEN_GRACE_SECONDS
+        digest = hashlib.sha256(secret.encode()).digest()
+        return Minted(secret, TokenRecord(digest, ask.key, ask.candidate_id, ask.seed, ask.phase, attempt, lifetime))
+
+    def _admit(self, ask: Rollout, minted: Minted) -> None:
+        """Tell the interceptor of this process, so that it need not ask the database."""
+        candidate = self._candidates.get(ask.candidate_id)
+        if self.grants is None or candidate is None:
+            return
+        baseline = self._candidates.get(candidate.baseline_id) if candidate.baseline_id else None
+        if candidate.baseline_id is not None and baseline is None:
+            return
+        self.grants.admit(
+            minted.secret,
+            job_id=self.job_id,
+            key=ask.key,
+            candidate=candidate,
+            baseline=baseline.prompt if baseline else None,
+            seed=ask.seed,
+            phase=ask.phase,
+            attempt=minted.record.attempt,
+            epoch=self.lease.epoch,
+            policy=self.config.policy,
+            seconds_left=self.lease.seconds_left,
+        )
+
+    def _rollout_record(
+        self,
+        ask: Rollout,
+        outcome: RolloutReply | WorldError,
+        calls: Sequence[CallRecord],
+        last: Sequence[CallRecord],
+        tokens: Sequence[bytes],
+        seconds: float,
+    ) -> AnswerRecord:
+        score, reason, detail = None, None, None
+        first = next((call for call in last if call.error is None), last[0] if last else None)
+        messages = _messages(first) if first else ()
+        if isinstance(outcome, RolloutReply):
+            score = outcome.score
+            output = outcome.output or (last[-1].reply_text if last else "")
+            body: Body = RolloutBody(messages, output, outcome.feedback, outcome.expected)
+        else:
+            reason, detail = _reason(outcome), str(outcome)[:DETAIL_CHARACTERS]
+            body = RolloutBody(messages, last[-1].reply_text if last else "", detail)
+        answer = Answer(
+            ask.key,
+            score,
+            reason,
+            sum(call.prompt_tokens for call in calls),
+            sum(call.completion_tokens for call in calls),
+            sum(call.unknown_tokens for call in calls),
+            _cost(calls),
+            seconds,
+        )
+        return AnswerRecord(ask, answer, _text(body), _clean(detail), len(tokens), revoked=tuple(tokens))
+
+    # --- completions -------------------------------------------------------------------------------------------------
+
+    async def _completion(self, ask: Completion) -> AnswerRecord:
+        retries = Retries(self.outage_seconds)
+        started = time.perf_counter()
+        failed: list[ProviderCallFailed] = []
+        attempts = 0
+        while True:
+            self.lease.require()
+            attempts += 1
+            try:
+                done = await self.llm.complete(
+                    ask.model, ask.messages, seed=ask.draw, timeout_seconds=COMPLETION_TIMEOUT_SECONDS
+                )
+                break
+            except WorldError as error:
+                if isinstance(error, ProviderCallFailed):
+                    failed.append(error)
+                pause = retries.pause_after(error)
+                if pause is None:
+                    return self._failed_completion(ask, error, failed, attempts, time.perf_counter() - started)
+            await asyncio.sleep(pause)
+        costs = [done.cost_usd, *(error.cost_usd for error in failed if _is_billed(error))]
+        answer = Answer(
+            ask.key,
+            prompt_tokens=done.usage.prompt_tokens + sum(error.prompt_tokens for error in failed),
+            completion_tokens=done.usage.completion_tokens + sum(error.completion_tokens for error in failed),
+            unknown_tokens=done.usage.unknown_tokens + sum(error.unknown_tokens for error in failed),
+            cost_usd=_sum(costs),
+            seconds=time.perf_counter() - started,
+        )
+        body = CompletionBody(done.text, done.finish_reason)
+        return AnswerRecord(ask, answer, _text(body), None, attempts, done.finish_reason)
+
+    def _failed_completion(
+        self, ask: Completion, error: WorldError, failed: Sequence[ProviderCallFailed], attempts: int, seconds: float
+    ) -> AnswerRecord:
+        timed_out = isinstance(error, DeadlineExceeded)
+        billed = [each for each in failed if _is_billed(each)]
+        answer = Answer(
+            ask.key,
+            None,
+            FailureReason.PROVIDER_TIMEOUT if timed_out else FailureReason.PROVIDER_ERROR,
+            sum(each.prompt_tokens for each in billed),
+            sum(each.completion_tokens for each in billed),
+            sum(each.unknown_tokens for each in billed),
+            _sum([each.cost_usd for each in billed]),
+            seconds,
+        )
+        detail = str(error)[:DETAIL_CHARACTERS]
+        return AnswerRecord(ask, answer, _text(CompletionBody(detail, "error")), _clean(detail), attempts, "error")
+
+
+# --- what an outcome means -------------------------------------------------------------------------------------------
+
+
+class PromptWasNotMatched(WorldError):
+    """The task app sent messages that are not the baseline's; they were not forwarded."""
+
+    code = "prompt_not_matched"
+
+
+class CandidateNotUsed(WorldError):
+    """A rollout ended without a call of its LLM through the interceptor: its score says nothing about the prompt."""
+
+    code = "candidate_not_used"
+
+
+def _judged(outcome: RolloutReply | WorldError, calls: Sequence[CallRecord]) -> RolloutReply | WorldError:
+    """The outcome in the light of the calls that were made: the prompt that ran is the prompt that is scored."""
+    unmatched = next((call for call in calls if call.error_code == "prompt_not_matched"), None)
+    if unmatched is not None:
+        return PromptWasNotMatched(unmatched.error or "")
+    answered = [call for call in calls if call.error is None]
+    if isinstance(outcome, RolloutReply):
+        if answered:
+            return outcome
+        if not calls:
+            return CandidateNotUsed("the rollout ended without a call of its LLM through inference_url")
+    refused = next((call for call in reversed(calls) if call.error is not None), None)
+    if refused is not None and not answered:
+        retryable = refused.status in (429, 502, 503, 504)
+        return ProviderCallFailed(refused.provider, refused.error or "", refused.status, retryable=retryable)
+    return outcome
+
+
+def _reason(error: WorldError) -> FailureReason:
+    match error:
+        case PromptWasNotMatched():
+            return FailureReason.PROMPT_NOT_MATCHED
+        case CandidateNotUsed():
+            return FailureReason.CANDIDATE_NOT_USED
+        case InvalidScore():
+            return FailureReason.INVALID_SCORE
+        case InvalidReply():
+            return FailureReason.INVALID_REPLY
+        case DeadlineExceeded():
+            return FailureReason.TASK_APP_TIMEOUT
+        case ProviderCallFailed():
+            return FailureReason.PROVIDER_ERROR
+        case TaskAppUnreachable() | Unreachable():
+            return FailureReason.TASK_APP_UNREACHABLE
+        case TaskAppFailed():
+            return FailureReason.TASK_APP_ERROR
+        case _:
+            return FailureReason.TASK_APP_ERROR
+
+
+def _is_billed(error: ProviderCallFailed) -> bool:
+    return bool(error.prompt_tokens or error.completion_tokens or error.unknown_tokens)
+
+
+def _cost(calls: Sequence[CallRecord]) -> float | None:
+    """The sum over the calls that used tokens; None where one of them has no price, or none was made."""
+    return _sum([c.cost_usd for c in calls if c.prompt_tokens or c.completion_tokens or c.unknown_tokens])
+
+
+def _sum(costs: Sequence[float | None]) -> float | None:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known and len(known) == len(costs) else None
+
+
+def _messages(call: CallRecord) -> tuple[Message, ...]:
+    """The call's messages as text: parts that are no text are left out."""
+    found = []
+    for message in orjson.loads(call.messages):
+        content = message.get("content")
+        if isinstance(content, list):
+            content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+        found.append(Message(str(message.get("role")), content if isinstance(content, str) else ""))
+    return tuple(found)
+
+
+def _clean(text: str | None) -> str | None:
+    """Postgres stores no NUL."""
+    return None if text is None else text.replace("\x00", "\ufffd")
+
+
+def _text(body: Body) -> str:
+    try:
+        return body_text(body)
+    except orjson.JSONEncodeError as error:
+        raise PromptjobsError("a body holds text that is no Unicode") from error
