@@ -10,7 +10,11 @@ import orjson
 import pytest
 from aiohttp import web
 
+from promptjobs.clients.http import Outgoing
+from promptjobs.clients.providers import Providers
 from promptjobs.db.session import Database
+from promptjobs.errors import DatabaseUnavailable
+from promptjobs.interceptor.app import Interceptor
 from tests.fakes.interceptor_world import (
     DONE,
     MESSAGES,
@@ -95,6 +99,16 @@ async def test_without_the_database_nothing_is_forwarded(database: Database) -> 
         await world.open_database()
         assert len(world.upstream.bodies) == len(await world.calls(known)) == 1
         assert await world.calls(unknown) == []
+
+
+async def test_interceptor_does_not_start_without_the_database(database: Database) -> None:
+    async with running_world(database, patience_seconds=0.1) as world:
+        await world.shut_database()
+        async with Outgoing() as outgoing:
+            other = Interceptor(database, outgoing, Providers({}), patience_seconds=0.1)
+            with pytest.raises(DatabaseUnavailable):
+                await other.start()
+        await world.open_database()
 
 
 async def test_short_outage_delays_a_call(world: World) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from promptjobs.core.archive import Candidate
 from promptjobs.core.config import PolicyConfig
+from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.trial import Phase
 from promptjobs.db.session import Database
 from promptjobs.errors import TokenRevoked
@@ -36,11 +37,11 @@ async def test_unknown_tokens_are_refused(world: World, secret: str) -> None:
     assert await refused(world, Token(secret)) == "unknown_token"
 
 
-async def test_openai_client_does_not_retry_a_refusal(world: World) -> None:
+async def test_openai_client_sees_an_authentication_error(world: World) -> None:
     token = await world.token(lifetime="-1 second")
     async with world.openai(token) as client:
         with pytest.raises(openai.AuthenticationError) as denied:
-            await client.with_options(max_retries=5).chat.completions.create(model="m", messages=MESSAGES)
+            await client.chat.completions.create(model="m", messages=MESSAGES)
     assert denied.value.code == "token_revoked"
     assert await world.calls(token) == []
 
@@ -109,15 +110,13 @@ async def test_revocation_while_the_token_is_being_looked_up_holds(world: World)
         await asked
 
 
-async def test_admitted_token_needs_no_question_for_a_second(world: World) -> None:
-    """It is not in the database at all here, so any question would have refused it."""
-    token = Token("admitted" * 4)
+def admit(world: World, token: Token, candidate: Candidate, baseline: PromptTemplate | None) -> None:
     world.interceptor.grants.admit(
         token.secret,
         job_id="pl_1",
         key=b"k" * 16,
-        candidate=Candidate("candidate", 1, CANDIDATE, "baseline"),
-        baseline=BASELINE,
+        candidate=candidate,
+        baseline=baseline,
         seed=7,
         phase=Phase.OPTIMIZATION,
         attempt=1,
@@ -125,10 +124,23 @@ async def test_admitted_token_needs_no_question_for_a_second(world: World) -> No
         policy=PolicyConfig(provider="openai", model="gpt-4o-mini"),
         seconds_left=100.0,
     )
+
+
+async def test_admitted_token_needs_no_question_for_a_second(world: World) -> None:
+    """It is not in the database at all here, so any question would have refused it."""
+    token = Token("admitted" * 4)
+    admit(world, token, Candidate("candidate", 1, CANDIDATE, "baseline"), BASELINE)
     assert (await world.post(token))[0] == 200
     assert world.upstream.bodies[0]["messages"] == REWRITTEN
     world.clock.seconds += 1
     assert await refused(world, token) == "unknown_token"
+
+
+async def test_candidate_is_not_admitted_without_its_baseline(world: World) -> None:
+    token = await world.token()
+    admit(world, token, Candidate("candidate", 1, CANDIDATE, "baseline"), None)
+    assert (await world.post(token))[0] == 200
+    assert world.upstream.bodies[0]["messages"] == REWRITTEN
 
 
 async def test_job_that_cannot_be_read_stops_no_other(world: World) -> None:

@@ -8,7 +8,6 @@ import asyncpg
 import orjson
 
 from promptjobs.core.asks import Key
-from promptjobs.core.trial import Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class TokenState:
     key: Key
     candidate_id: str
     seed: int
-    phase: Phase
+    phase: str
     attempt: int
     epoch: int
     baseline_id: str | None
@@ -45,7 +44,7 @@ class CallRecord(NamedTuple):
     key: Key
     candidate_id: str
     seed: int
-    phase: Phase
+    phase: str
     attempt: int
     provider: str
     model: str
@@ -103,7 +102,7 @@ async def load_tokens(connection: asyncpg.Connection, digests: Sequence[bytes]) 
     rows = await connection.fetch(_STATES, digests)
     return {
         row["digest"]: TokenState(
-            row["digest"], row["job_id"], row["key"], row["candidate_id"], row["seed"], Phase(row["phase"]),
+            row["digest"], row["job_id"], row["key"], row["candidate_id"], row["seed"], row["phase"],
             row["attempt"], row["epoch"], row["baseline_id"], row["seconds_left"],
         )
         for row in rows

@@ -145,7 +145,7 @@ class Interceptor:
             call.streamed = request.streamed
             call.messages = _text(request.messages)
         except (CallInvalid, CallTooLarge) as exc:
-            await call.record(_refusal(exc))
+            await self._record_refusal(call, exc)
             raise
         await self.meter.groups.wait_up()
         # The body may have taken its time, and so may the database: from here on nothing is awaited before the call.
@@ -153,9 +153,14 @@ class Interceptor:
         try:
             body, upstream = self._prepared(call, request)
         except (PromptError, ProviderNotConfigured) as exc:
-            await call.record(_refusal(exc))
+            await self._record_refusal(call, exc)
             raise
         await self._forward(call, request, upstream, body, receive, send)
+
+    async def _record_refusal(self, call: Call, exc: PromptjobsError) -> None:
+        # Not in an outage: what nobody has paid for must not pile up in memory.
+        await self.meter.groups.wait_up()
+        await call.record(Outcome(_status(exc), error=f"{exc.code}: {exc}", may_cost=False))
 
     async def _forward(
         self, call: Call, request: Request, upstream: Upstream, body: bytes, receive: Receive, send: Send
@@ -195,10 +200,6 @@ class Interceptor:
 def _status(exc: PromptjobsError) -> int:
     """The status for a task app: clients must not take a refusal for something that a retry mends."""
     return 400 if isinstance(exc, PromptError) or exc.status == 422 else exc.status
-
-
-def _refusal(exc: PromptjobsError) -> Outcome:
-    return Outcome(_status(exc), error=f"{exc.code}: {exc}", may_cost=False)
 
 
 async def _send_error(send: Send, exc: PromptjobsError) -> None:

@@ -28,6 +28,7 @@ MAX_JOBS = 1_000
 MAX_PROMPTS = 1_000
 """Compiled prompts, 20 KB each at worst, as a rule 1 to 4."""
 
+UNREADABLE = (AttributeError, KeyError, TypeError, ValueError, PromptError)
 SECRET = re.compile(r"[A-Za-z0-9_-]{32,128}")
 
 Name = TypeVar("Name", bound=Hashable)
@@ -51,7 +52,7 @@ class Grant:
     key: Key
     candidate_id: str
     seed: int
-    phase: Phase
+    phase: str
     attempt: int
     epoch: int
     policy: Policy
@@ -129,7 +130,10 @@ class Grants:
         """
         digest = digest_of(secret)
         swap = None
-        if baseline is not None and candidate.baseline_id is not None and candidate.prompt is not None:
+        if candidate.baseline_id is not None and candidate.prompt is not None:
+            if baseline is None:
+                # Nothing may pass unchanged because somebody did not know better: the database is asked.
+                return
             swap = Swap(self._pattern(job_id, candidate.baseline_id, baseline), candidate.prompt)
         terms = self._policies.get(job_id)
         if terms is None:
@@ -181,7 +185,7 @@ class Grants:
         try:
             policy = await self._policy(connection, state.job_id)
             swap = await self._swap(connection, state)
-        except (KeyError, ValueError, PromptError) as exc:
+        except UNREADABLE as exc:
             # A job that was stored by another version must not stop the calls of all the others.
             return CallRefused(f"job {state.job_id!r} cannot be served: {type(exc).__name__}")
         return Grant(
@@ -193,8 +197,10 @@ class Grants:
         known = self._policies.get(job_id)
         if known is not None:
             return known
-        config = orjson.loads(await load_config(connection, job_id) or "{}")
-        return self._policies.put(job_id, Policy.of(PolicyConfig.model_validate(config["policy"])))
+        stored = orjson.loads(await load_config(connection, job_id) or "{}")["policy"]
+        # Fields that a newer version has added are not ours to refuse.
+        fields = {name: stored[name] for name in PolicyConfig.model_fields if name in stored}
+        return self._policies.put(job_id, Policy.of(PolicyConfig.model_validate(fields)))
 
     async def _swap(self, connection: asyncpg.Connection, state: TokenState) -> Swap | None:
         if state.baseline_id is None:

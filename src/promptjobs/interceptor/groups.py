@@ -132,6 +132,7 @@ class Groups(Generic[Item, Result]):
                 self._in_outage = False
                 log.info("database connection restored", extra={"part": self.name})
             await self._serve(connection)
+            await connection.close(timeout=CONNECT_SECONDS)
         except OUTAGE as exc:
             if not self._in_outage:
                 log.warning("database connection lost", extra={"part": self.name, "cause": type(exc).__name__})
@@ -144,11 +145,9 @@ class Groups(Generic[Item, Result]):
         return connection is not None
 
     async def _serve(self, connection: asyncpg.Connection) -> None:
-        while not connection.is_closed():
+        while not connection.is_closed() and not self._is_over():
             if self._queue:
                 await self._work_off(connection, self._next_group())
-            elif self._give_up_at is not None:
-                return
             else:
                 self._wake.clear()
                 await self._wake.wait()
