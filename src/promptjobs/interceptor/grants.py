@@ -17,8 +17,8 @@ from promptjobs.core.config import PolicyConfig
 from promptjobs.core.prompt import PromptPattern, PromptTemplate
 from promptjobs.core.trial import Phase
 from promptjobs.db.calls import TokenState, load_config, load_prompts, load_tokens
+from promptjobs.db.groups import Groups
 from promptjobs.errors import CallRefused, DatabaseUnavailable, PromptError, TokenRevoked, TokenUnknown
-from promptjobs.interceptor.groups import Groups
 from promptjobs.interceptor.request import Policy
 
 TTL_SECONDS = 1.0

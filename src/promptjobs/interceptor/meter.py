@@ -11,9 +11,9 @@ import asyncpg
 from promptjobs.clients.pricing import cost_usd
 from promptjobs.clients.usage import Usage
 from promptjobs.db.calls import CallRecord, insert_calls
+from promptjobs.db.groups import Groups
 from promptjobs.errors import MeteringUnavailable
 from promptjobs.interceptor.grants import Grant
-from promptjobs.interceptor.groups import Groups
 
 NO_USAGE = Usage()
 NUMBERS = 2**31

@@ -20,12 +20,12 @@ from promptjobs.core.lanes import Cause
 from promptjobs.core.result import OptimizationResult
 from promptjobs.db import leases
 from promptjobs.db.calls import CallRecord, calls_of
+from promptjobs.db.groups import OUTAGE, Groups
 from promptjobs.db.leases import Claim
 from promptjobs.db.publishing import end_job, load_spent, load_statistics
 from promptjobs.db.session import Database
 from promptjobs.errors import DatabaseUnavailable, JobFailed, LeaseLost, PromptjobsError, TaskAppUnreachable
 from promptjobs.interceptor.grants import Grants
-from promptjobs.interceptor.groups import OUTAGE, Groups
 from promptjobs.jobs.lease import Lease, boot_seconds
 from promptjobs.jobs.publish import ending_of
 from promptjobs.jobs.runner import Run, Suspended

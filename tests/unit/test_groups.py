@@ -8,8 +8,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from promptjobs.db.groups import MAX_ITEMS, MAX_WEIGHT, Groups
 from promptjobs.errors import MeteringUnavailable
-from promptjobs.interceptor.groups import MAX_ITEMS, MAX_WEIGHT, Groups
 
 Work = Callable[[Any, Sequence[int]], Awaitable[Sequence[int]]]
 
