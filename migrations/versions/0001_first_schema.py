@@ -34,7 +34,7 @@ def upgrade() -> None:
         sa.Column("search_version", sa.Integer(), nullable=True),
         sa.Column("epoch", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
-        sa.Column("claimed_group", sa.BigInteger(), nullable=True),
+        sa.Column("claimed_records", sa.BigInteger(), nullable=True),
         sa.Column("last_seq", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("last_group", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("worker_id", sa.Text(), nullable=True),

@@ -89,11 +89,21 @@ def worker_of(settings: Settings, parts: Parts, public_url: str, interceptor: In
 
 
 class Server(uvicorn.Server):
-    """Stops the worker before the interceptor goes away: otherwise rollouts under way would seem to fail."""
+    """Says when it listens, and stops the worker before the interceptor goes away.
 
-    def __init__(self, config: uvicorn.Config, before_shutdown: Callable[[], Awaitable[None]]) -> None:
+    Otherwise rollouts under way would seem to fail.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, after_startup: Callable[[], None], before_shutdown: Callable[[], Awaitable[None]]
+    ) -> None:
         super().__init__(config)
-        self._before_shutdown = before_shutdown
+        self._after_startup, self._before_shutdown = after_startup, before_shutdown
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._after_startup()
 
     def leave(self) -> None:
         """Shut down, as on a signal."""
@@ -108,12 +118,8 @@ async def serve(settings: Settings, *, with_worker: bool = True, ready: Callable
     """API, interceptor and, unless told otherwise, a worker, until SIGTERM or SIGINT. `ready` is told the URL."""
     listening = listen(settings)
     port = listening.getsockname()[1]
-    shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - a comparison
-    url = f"http://{shown}:{port}"
-    async with (
-        open_database(settings) as database,
-        open_parts(settings, database) as parts,
-    ):
+    url = f"http://{_shown_host(settings.host)}:{port}"
+    async with open_database(settings) as database, open_parts(settings, database) as parts:
         interceptor = Interceptor(database, parts.models, parts.providers)
         worker = worker_of(settings, parts, settings.public_url or url, interceptor) if with_worker else None
         running: asyncio.Task[None] | None = None
@@ -125,10 +131,12 @@ async def serve(settings: Settings, *, with_worker: bool = True, ready: Callable
             if worker is not None:
                 running = asyncio.create_task(worker.run(), name="worker")
                 running.add_done_callback(lambda _: server.leave())
-            if ready is not None:
-                ready(url)
             yield
             await interceptor.stop()
+
+        def listens() -> None:
+            if ready is not None:
+                ready(url)
 
         async def leave_off() -> None:
             if worker is not None and running is not None:
@@ -137,10 +145,16 @@ async def serve(settings: Settings, *, with_worker: bool = True, ready: Callable
 
         service = JobService(database, parts.providers, check_budget)
         app = create_app(database=database, service=service, interceptor=interceptor, lifespan=lifespan)
-        server = Server(uvicorn_config(app, settings), leave_off)
+        server = Server(uvicorn_config(app, settings), listens, leave_off)
         await server.serve(sockets=[listening])
         if running is not None:
             running.result()
+
+
+def _shown_host(host: str) -> str:
+    """The host of a URL under which a process on this machine reaches what listens on `host`."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - a comparison
+    return f"[{reached}]" if ":" in reached else reached
 
 
 def listen(settings: Settings) -> socket.socket:

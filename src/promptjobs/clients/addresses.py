@@ -97,7 +97,11 @@ class GuardedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await self.inner.resolve(host, port, family)
+        try:
+            found = await self.inner.resolve(host, port, family)
+        except UnicodeError as exc:
+            # A label that is empty or longer than 63 characters fails before any question is asked.
+            raise OSError("it is not a host name") from exc
         for result in found:
             check_address(host, port, result["host"], self.allowed, self.allow_loopback)
         return found

@@ -32,7 +32,7 @@ class Closing:
         yield Step(facts=[events.stopping(reason, None)])
         finalists = yield from self._validate(lane)
         best = finalists[0].candidate if finalists else self._best_of_front()
-        if self.may_ask and best is not None and search.gepa.test_seeds:
+        if self.may_ask and best is not None and search.archive.members and search.gepa.test_seeds:
             yield from self._test(best)
         result = self._result(best, finalists, reason)
         yield Step(facts=[*events.closing_events(result), *search.progress()])

@@ -8,8 +8,9 @@ import asyncpg
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that is ours until the lease runs out. epoch fences every write; attempts counts claims without progress.
+    """A job that is ours until the lease runs out. epoch fences every write.
 
+    attempts: claims in a row without progress, which is a new turn or answer (the tokens of a restart are none).
     running_seconds: since the job was first started, by the database's clock.
     """
 
@@ -24,13 +25,18 @@ class Claim:
 
 
 _CLAIM = """
+WITH due AS (
+  SELECT id FROM jobs WHERE status IN ('queued', 'running') AND (status = 'queued' OR lease_until < clock_timestamp())
+  ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED),
+recorded AS (
+  SELECT id AS job_id, (SELECT count(*) FROM turns t WHERE t.job_id = due.id)
+    + (SELECT count(*) FROM rollouts r WHERE r.job_id = due.id)
+    + (SELECT count(*) FROM completions c WHERE c.job_id = due.id) AS n FROM due)
 UPDATE jobs SET status = 'running', epoch = epoch + 1, worker_id = $1, updated_at = clock_timestamp(),
   lease_until = clock_timestamp() + make_interval(secs => $2),
   started_at = coalesce(started_at, clock_timestamp()),
-  attempts = CASE WHEN claimed_group = last_group THEN attempts + 1 ELSE 1 END, claimed_group = last_group
-WHERE id = (
-  SELECT id FROM jobs WHERE status IN ('queued', 'running') AND (status = 'queued' OR lease_until < clock_timestamp())
-  ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+  attempts = CASE WHEN claimed_records = recorded.n THEN attempts + 1 ELSE 1 END, claimed_records = recorded.n
+FROM recorded WHERE id = recorded.job_id
 RETURNING id, epoch, last_group, attempts, config, task_app_key, cancel_requested_at IS NOT NULL AS cancelled,
   extract(epoch FROM clock_timestamp() - started_at)::float8 AS running_seconds
 """
@@ -67,9 +73,10 @@ async def heartbeat(
 async def release(connection: asyncpg.Connection, job_ids: Sequence[str], worker_id: str) -> None:
     """Hand jobs over at once: they are queued again, and other workers are told."""
     await connection.execute(
-        "WITH freed AS (UPDATE jobs SET status = 'queued', worker_id = NULL, lease_until = NULL, claimed_group = NULL, "
-        "updated_at = clock_timestamp() WHERE id = ANY($1::text[]) AND worker_id = $2 AND status = 'running' "
-        "RETURNING id) SELECT pg_notify('promptjobs_jobs', id) FROM freed",
+        "WITH freed AS (UPDATE jobs SET status = 'queued', worker_id = NULL, lease_until = NULL, "
+        "claimed_records = NULL, updated_at = clock_timestamp() "
+        "WHERE id = ANY($1::text[]) AND worker_id = $2 AND status = 'running' RETURNING id) "
+        "SELECT pg_notify('promptjobs_jobs', id) FROM freed",
         list(job_ids),
         worker_id,
     )

@@ -74,7 +74,7 @@ class Job(Base):
     search_version: Mapped[int | None]
     epoch: Mapped[int] = _zero()
     attempts: Mapped[int] = _zero()
-    claimed_group: Mapped[int | None] = mapped_column(BigInteger)
+    claimed_records: Mapped[int | None] = mapped_column(BigInteger)
     last_seq: Mapped[int] = _zero()
     last_group: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     worker_id: Mapped[str | None]

@@ -28,12 +28,13 @@ def ending_of(
 ) -> Ending:
     """The end of a run. result is None where there is nothing to publish: then the job has failed or was cancelled.
 
+    So has one that was stopped before anything was measured: its baseline is no result.
     error: what the job's user is to read; only of use where the job has failed.
     """
     status = STATUS.get(stopped, "succeeded") if stopped else "succeeded"
-    if result is None and status == "succeeded":
-        status = "failed"
     reason = result.finish_reason if result else str(stopped or "error")
+    if status == "succeeded" and (result is None or result.best_score is None):
+        status, error = "failed", f"the job ended before its baseline was measured: {error or reason}"
     reason = "cancelled" if status == "cancelled" else reason
     figures = statistics_json(result, statistics, spent)
     snapshots, artifacts = _products(config, result, figures)

@@ -1,0 +1,154 @@
+"""Shows a job while it runs: a bar on a terminal, plain lines elsewhere, JSON for programs."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
+from typing import Any, Self
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
+from rich.text import Text
+
+from promptjobs.cli.follow import Display
+from promptjobs.cli.remote import Event
+from promptjobs.cli.text import one_line, score, write_line
+
+PROGRESS = "prompt.learning.progress"
+NOTABLE = {
+    "prompt.learning.gepa.baseline": "cyan",
+    "prompt.learning.gepa.new_best": "bold green",
+    "prompt.learning.proposal.refused": "yellow",
+    "prompt.learning.phase.changed": "dim",
+    "prompt.learning.gepa.termination.triggered": "dim",
+    "prompt.learning.validation.scored": "cyan",
+    "prompt.learning.cancel.requested": "yellow",
+}
+"""Events that are told in a line of their own, and how; so are all that are more than information."""
+
+STYLE_OF_LEVEL = {"warning": "yellow", "error": "bold red"}
+LINE_EVERY_SECONDS = 3.0
+
+
+def display_for(out: Console, *, as_json: bool) -> AbstractContextManager[Display]:
+    """The way to show a job on `out`; enter it before the first event."""
+    if as_json:
+        return nullcontext(JsonLines())
+    if out.is_terminal and not out.is_dumb_terminal:
+        return Bar(out)
+    return nullcontext(Lines(out))
+
+
+class Notes:
+    """Turns notable events into lines, with the time since the job's first event in front."""
+
+    def __init__(self) -> None:
+        self._first: datetime | None = None
+
+    def line(self, event: Event) -> Text | None:
+        self._first = self._first or event.created_at
+        style = STYLE_OF_LEVEL.get(event.level) or NOTABLE.get(event.type)
+        if style is None:
+            return None
+        seconds = (event.created_at - self._first).total_seconds()
+        return Text.assemble((f"{seconds:8.1f} s  ", "dim"), (one_line(event.message), style))
+
+
+def figures(progress: Mapping[str, Any]) -> str:
+    """Best score, baseline and number of proposals in a few words."""
+    proposals = progress["transformations_tried"]
+    return (
+        f"best {score(progress['best_score'])} · baseline {score(progress['baseline_score'])} · "
+        f"{proposals} {'proposal' if proposals == 1 else 'proposals'}"
+    )
+
+
+class TwoLines(Progress):
+    """A bar, and the figures below it."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.figures:
+            yield Text(f"  {self.figures}", no_wrap=True, overflow="ellipsis")
+
+
+class Bar:
+    """A bar of rollouts at the bottom of the terminal; lines scroll above it."""
+
+    def __init__(self, out: Console) -> None:
+        self._notes = Notes()
+        self._progress = TwoLines(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
+            MofNCompleteColumn(),
+            TextColumn("rollouts"),
+            TimeElapsedColumn(),
+            console=out,
+            expand=True,
+        )
+        self._task = self._progress.add_task("queued", total=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.columns = self._progress.columns[1:]  # what stays on the screen turns no more
+        self._progress.stop()
+
+    def show(self, event: Event) -> None:
+        if event.type == PROGRESS:
+            data = event.data
+            done, total = data["rollouts_completed"], data["rollouts_total"]
+            self._progress.figures = figures(data)
+            self._progress.update(self._task, description=data["phase"], completed=done, total=total)
+        elif line := self._notes.line(event):
+            self._progress.console.print(line)
+
+    def show_break(self, cause: str, attempt: int) -> None:
+        self._progress.console.print(Text(f"           {break_line(cause, attempt)}", "yellow"))
+
+
+class Lines:
+    """A line for each notable event, and one on the progress now and then."""
+
+    def __init__(self, out: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out, self._clock = out, clock
+        self._notes = Notes()
+        self._phase: str | None = None
+        self._next_at = -LINE_EVERY_SECONDS
+
+    def show(self, event: Event) -> None:
+        if event.type == PROGRESS:
+            self._show_progress(event.data)
+        elif line := self._notes.line(event):
+            self._out.print(line, soft_wrap=True)
+
+    def _show_progress(self, data: Mapping[str, Any]) -> None:
+        now = self._clock()
+        if data["phase"] == self._phase and now < self._next_at:
+            return
+        self._phase, self._next_at = data["phase"], now + LINE_EVERY_SECONDS
+        done = f"{data['rollouts_completed']}/{data['rollouts_total']} rollouts"
+        self._out.print(f"{'':10}  {data['phase']}: {done} · {figures(data)}", soft_wrap=True, highlight=False)
+
+    def show_break(self, cause: str, attempt: int) -> None:
+        self._out.print(f"{'':10}  {break_line(cause, attempt)}", soft_wrap=True, highlight=False, markup=False)
+
+
+def break_line(cause: str, attempt: int) -> str:
+    return one_line(f"the connection broke ({cause}); coming back, attempt {attempt}")
+
+
+class JsonLines:
+    """Every event as it came, a line each, on stdout."""
+
+    def show(self, event: Event) -> None:
+        write_line(event.text)
+
+    def show_break(self, cause: str, attempt: int) -> None:
+        """The reader of the lines sees no break: they go on where they stopped."""

@@ -1,0 +1,55 @@
+"""What commands that wait for a job have in common: following it, and printing what came out."""
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.text import Text
+
+from promptjobs.cli.display import display_for
+from promptjobs.cli.exits import tell
+from promptjobs.cli.follow import follow
+from promptjobs.cli.remote import Json, Remote
+from promptjobs.cli.show import print_job, print_more, url_option
+from promptjobs.cli.text import write_json
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """out: stdout. err: stderr. as_json: stdout is for programs, and gets nothing but JSON."""
+
+    out: Console
+    err: Console
+    as_json: bool = False
+
+    @property
+    def people(self) -> Console:
+        """Where what is only for people goes."""
+        return self.err if self.as_json else self.out
+
+
+def tell_warnings(terminal: Terminal, job: Json) -> None:
+    for warning in job["warnings"]:
+        tell(terminal.err, "warning", warning, "bold yellow")
+
+
+def follow_job(terminal: Terminal, remote: Remote, job_id: str) -> Json:
+    """The job when it is over; its events are shown on the way."""
+    with display_for(terminal.out, as_json=terminal.as_json) as display:
+        return follow(remote, job_id, display)
+
+
+def tell_detached(terminal: Terminal, url: str, job_id: str) -> None:
+    """How to come back to a job that goes on by itself."""
+    option = url_option(url)
+    terminal.people.print(Text(f"\njob {job_id} goes on without us", "yellow"), soft_wrap=True)
+    terminal.people.print(Text(f"  promptjobs watch {job_id}{option}"), soft_wrap=True)
+    terminal.people.print(Text(f"  promptjobs cancel {job_id}{option}"), soft_wrap=True)
+
+
+def print_outcome(terminal: Terminal, url: str, job: Json, started_by: str | None = None) -> None:
+    """The job as it is now. started_by: the command that brings the service back, where it is gone by now."""
+    if terminal.as_json:
+        write_json(job)
+    else:
+        print_job(terminal.out, job)
+        print_more(terminal.out, url, job, started_by)

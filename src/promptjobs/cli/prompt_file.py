@@ -1,0 +1,35 @@
+"""Writes the best prompt to a file: its messages as JSON, ready for a chat completion."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from promptjobs.cli.remote import Json
+from promptjobs.cli.text import readable_json
+from promptjobs.errors import FileUnusable
+
+
+def check_writable(path: Path) -> None:
+    """Before the job is paid for. Raises FileUnusable; a file that is there keeps its content."""
+    try:
+        existed = path.exists()
+        with path.open("a"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise FileUnusable(str(path), error.strerror or type(error).__name__) from error
+
+
+def write_prompt(path: Path, job: Json, say: Console) -> None:
+    """Raises FileUnusable. A job without a best prompt leaves the file as it is, and says so."""
+    messages = job["best_prompt_messages"]
+    if messages is None:
+        say.print(Text(f"{path} is not written: the job has no best prompt", "yellow"), soft_wrap=True)
+        return
+    try:
+        path.write_text(readable_json(messages) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise FileUnusable(str(path), error.strerror or type(error).__name__) from error
+    say.print(Text(f"the best prompt is in {path}", "green"), soft_wrap=True)

@@ -1,0 +1,206 @@
+"""Runs the service's own processes: server, worker, migration."""
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from types import FrameType
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import uvloop
+from alembic.util import CommandError
+from rich.console import Console
+from rich.text import Text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from promptjobs.api import server
+from promptjobs.cli.exits import tell
+from promptjobs.cli.logs import log_to_stderr
+from promptjobs.cli.remote import is_loopback
+from promptjobs.cli.signals import handled, uninterrupted
+from promptjobs.cli.text import write_json
+from promptjobs.db import embedded
+from promptjobs.db.migrate import current_revision, head_revision, migrate
+from promptjobs.db.session import Database
+from promptjobs.errors import DatabaseUnavailable, OptionInvalid, ProcessFailed
+from promptjobs.settings import Settings
+
+Ready = Callable[[str], None]
+
+CONNECT_SECONDS = 10.0
+
+
+# --- server and worker -----------------------------------------------------------------------------------------------
+
+
+def run_server(settings: Settings, err: Console, *, with_worker: bool, as_json: bool) -> None:
+    """Serve until a signal. Raises OptionInvalid where it cannot listen, EmbeddedPostgresFailed, DatabaseUnavailable,
+    and ProcessFailed where it gave up while it was starting."""
+    log_to_stderr(settings.log_level)
+    err.print(Text(f"starting promptjobs with {_database(settings)}", "dim"), soft_wrap=True)
+    if not is_loopback(settings.host):
+        said = "there is no authentication yet, so whoever reaches it can use it and its provider keys"
+        tell(err, "warning", f"listening on {settings.host}: {said}", "bold yellow")
+
+    def announce(url: str) -> None:
+        rows = [("API", url), ("docs", f"{url}/docs"), ("data", _database(settings))]
+        err.print(Text("promptjobs is ready", "bold green"))
+        for name, value in rows:
+            err.print(Text(f"  {name:<5} {value}"), soft_wrap=True)
+        if not with_worker:
+            err.print(Text("  no worker here: jobs wait until `promptjobs worker` runs"), soft_wrap=True)
+        if as_json:
+            write_json({"url": url})
+
+    async def serve(ready: Ready) -> None:
+        def started(url: str) -> None:
+            announce(url)
+            ready(url)
+
+        await _check_database(settings)
+        await server.serve(settings, with_worker=with_worker, ready=started)
+
+    try:
+        _run_until_signal(serve)
+    except OSError as error:
+        raise OptionInvalid("--host, --port", _cannot_listen(settings, error)) from error
+
+
+def run_worker(settings: Settings, err: Console, *, as_json: bool) -> None:
+    """Work until a signal. Raises OptionInvalid without a database that other processes can reach."""
+    if settings.database_url is None:
+        said = "a worker alone needs a database that it shares with a server; `promptjobs serve` has its own worker"
+        raise OptionInvalid("PROMPTJOBS_DATABASE_URL is not set", said)
+    log_to_stderr(settings.log_level)
+    err.print(Text(f"starting a worker with {_database(settings)}", "dim"), soft_wrap=True)
+
+    async def work(ready: Ready) -> None:
+        def started(worker_id: str) -> None:
+            err.print(Text(f"worker {worker_id} is ready", "bold green"), soft_wrap=True)
+            if as_json:
+                write_json({"worker_id": worker_id})
+            ready(worker_id)
+
+        await _check_database(settings)
+        await server.work(settings, ready=started)
+
+    _run_until_signal(work)
+
+
+def _run_until_signal(start: Callable[[Ready], Coroutine[Any, Any, None]]) -> None:
+    """Run what ends by itself on a signal once it is ready.
+
+    One that comes before waits until then, so that nothing is left half started; a second one cancels. The server
+    raises its signals again when it has stopped: without handlers of ours they would end the process before it has
+    stopped its database. Raises ProcessFailed when `start` gave up without an error.
+    """
+    is_ready = False
+    early: list[int] = []
+
+    async def main() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            early.append(number)
+            if is_ready and number == signal.SIGHUP:
+                signal.raise_signal(signal.SIGTERM)  # the server knows only SIGINT and SIGTERM
+            elif not is_ready and len(early) > 1 and task is not None:
+                loop.call_soon_threadsafe(task.cancel)
+
+        def ready(_: str) -> None:
+            nonlocal is_ready
+            is_ready = True
+            if early:
+                signal.raise_signal(signal.SIGTERM)
+
+        with handled(on_signal):
+            await start(ready)
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    if not is_ready and not early:
+        raise ProcessFailed("the service", "did not start; its log says why")
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> str:
+    address = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{address} is in use; choose another port, or --port 0 for any that is free"
+    if isinstance(error, socket.gaierror) or error.strerror is None:
+        return f"cannot listen on {address}: {error}"
+    return f"cannot listen on {address}: {os.strerror(error.errno) if error.errno else error.strerror}"
+
+
+# --- the database ----------------------------------------------------------------------------------------------------
+
+
+def _database(settings: Settings) -> str:
+    """Where the data is, without the password."""
+    if settings.database_url is None:
+        return f"its own PostgreSQL in {settings.data_dir}"
+    parts = urlsplit(settings.database_url)
+    return f"PostgreSQL at {parts.hostname or 'a local socket'}{parts.path}"
+
+
+@asynccontextmanager
+async def _opened(url: str) -> AsyncIterator[Database]:
+    """A database that answers. Raises OptionInvalid for a URL that cannot be read, DatabaseUnavailable."""
+    try:
+        database = Database.open(url, 1)
+    except (ArgumentError, ValueError) as error:
+        raise OptionInvalid("PROMPTJOBS_DATABASE_URL", "expected postgresql://user:password@host/name") from error
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            connection = await database.connect()
+            await connection.close()
+        yield database
+    except TimeoutError as error:
+        raise DatabaseUnavailable(f"the database does not answer within {CONNECT_SECONDS:g} s") from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as error:
+        raise DatabaseUnavailable(f"the database cannot be used: {error}") from error
+    finally:
+        await database.close()
+
+
+async def _check_database(settings: Settings) -> None:
+    """A database that is not ours to start must be there, with this version's schema. Raises DatabaseUnavailable."""
+    if settings.database_url is None:
+        return
+    wanted = head_revision()
+    async with _opened(settings.database_url) as database, database.engine.connect() as connection:
+        found = await connection.run_sync(current_revision)
+    if found != wanted:
+        said = f"the database has schema {found or 'none'}, and this version needs {wanted}"
+        raise DatabaseUnavailable(f"{said}: run `promptjobs migrate`")
+
+
+def run_migration(settings: Settings, revision: str) -> tuple[str | None, str | None]:
+    """Bring the database of the settings, or the embedded one, to `revision`; the revisions before and after.
+
+    Raises OptionInvalid for a revision that does not exist, EmbeddedPostgresFailed, DatabaseUnavailable.
+    """
+    log_to_stderr(settings.log_level)
+    if settings.database_url is not None:
+        return asyncio.run(_migrate(settings.database_url, revision))
+    with uninterrupted():
+        running = embedded.start(settings.data_dir / "postgres")
+    with running:
+        return asyncio.run(_migrate(running.url, revision))
+
+
+async def _migrate(url: str, revision: str) -> tuple[str | None, str | None]:
+    async with _opened(url) as database:
+        try:
+            return await migrate(database, revision)
+        except CommandError as error:
+            raise OptionInvalid("--revision", str(error)) from error
+        except SQLAlchemyError as error:
+            raise DatabaseUnavailable(f"the migration failed, and changed nothing: {error}") from error

@@ -1,0 +1,70 @@
+"""Jobs as the API shows them, with round figures."""
+
+from typing import Any
+
+from tests.fakes.event_streams import JOB
+
+MESSAGES = [
+    {"role": "system", "content": "Answer in one word.\n" + "long " * 60},
+    {"role": "user", "content": "{text}"},
+]
+
+
+def estimate(mean: float, low: float, high: float, n: int) -> dict[str, float]:
+    return {"mean": mean, "low": low, "high": high, "n": n, "confidence": 0.95}
+
+
+def measured(n: int, *, low: float = 0.1, high: float = 0.5) -> dict[str, Any]:
+    return {
+        "seeds": n,
+        "baseline": estimate(0.25, 0.125, 0.375, n),
+        "best": estimate(0.55, 0.4, 0.7, n),
+        "difference": estimate(0.3, low, high, n),
+    }
+
+
+STATS = {
+    "total_rollouts": 1141,
+    "bootstrap_rollouts_executed": 0,
+    "optimization_rollouts_executed": 701,
+    "validation_rollouts_executed": 240,
+    "test_rollouts_executed": 200,
+    "failed_rollouts": 2,
+    "reused_rollouts": 19,
+    "trials_tried": 15,
+    "transformations_evaluated": 12,
+    "mutation_calls": 16,
+    "total_tokens": 385_773,
+    "rollout_tokens_used": 368_180,
+    "mutation_tokens_used": 17_593,
+    "total_cost_usd": None,
+    "total_time_seconds": 6.9,
+}
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    snapshot = {
+        "messages": MESSAGES,
+        "is_baseline_best": False,
+        "train": measured(40),
+        "validation_summary": measured(60),
+        "test": measured(100),
+    }
+    whole = {
+        "job_id": JOB,
+        "algorithm": "gepa",
+        "status": "succeeded",
+        "finish_reason": "rollout_budget",
+        "error": None,
+        "policy": {"provider": "demo", "model": "demo-policy"},
+        "best_snapshot_id": "snap_1",
+        "best_snapshot": snapshot,
+        "best_score": 0.55,
+        "best_prompt_messages": MESSAGES,
+        "warnings": [],
+        "metadata": {"stats": STATS},
+        "progress": None,
+        "rollout_budget": 1000,
+        "created_at": "2026-05-04T09:30:00+00:00",
+    }
+    return whole | changes
