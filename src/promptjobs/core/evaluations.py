@@ -47,6 +47,7 @@ class Evaluations:
         self.trials = 0
         self.failed_trials_in_a_row = 0
         self._asked: set[tuple[str, int]] = set()
+        self._retried: set[Key] = set()
         self._counted: set[Key] = set()
 
     def cost(self, candidate_id: str, seeds: Sequence[int]) -> int:
@@ -99,42 +100,53 @@ class Evaluations:
         )
         self.stats.trials[phase] += 1
         self.stats.reused += trial.reused
-        self.failed_trials_in_a_row = 0 if trial.score is not None else self.failed_trials_in_a_row + 1
+        if asks:  # scores that were known before say nothing about the world as it is now
+            is_answered = any(known[ask.seed].score is not None for ask in asks)
+            self.failed_trials_in_a_row = 0 if is_answered else self.failed_trials_in_a_row + 1
         yield Step(facts=[TrialFact(trial)])
         return trial
 
     def _ask(self, asks: Sequence[Rollout], phase: Phase, facts: Sequence[Fact] = ()) -> Steps:
         answers = yield Step(asks, facts)
         for ask, answer in zip(asks, answers, strict=True):
-            self.known[ask.candidate_id][ask.seed] = answer
+            known = self.known[ask.candidate_id]
+            # Another lane may have had its second try while this one waited for the rest of its batch.
+            if ask.draw or ask.seed not in known:
+                known[ask.seed] = answer
             if ask.key not in self._counted:
                 self._counted.add(ask.key)
                 self.stats.count_rollout(answer, phase)
 
     def _retry(self, candidate: Candidate, seeds: Sequence[int], phase: Phase, counted: bool) -> Steps:
-        """Once more for what failed; the draw tells the second answer from the first."""
+        """Once more for what failed; the draw tells the second answer from the first. Lanes that retry share it."""
         known = self.known[candidate.candidate_id]
         asks = []
         for seed in seeds:
-            first = self.rollout(candidate, seed, phase)
+            first, second = (self.rollout(candidate, seed, phase, draw) for draw in (0, 1))
             may_help = known[seed].reason not in FINAL and known[seed].key == first.key
-            if known[seed].is_failure and may_help and (not counted or self.budget.take(1)):
-                asks.append(self.rollout(candidate, seed, phase, draw=1))
+            is_paid = second.key in self._retried or not counted
+            if known[seed].is_failure and may_help and (is_paid or self.budget.take(1)):
+                self._retried.add(second.key)
+                asks.append(second)
         if asks:
             yield from self._ask(asks, phase)
 
     def adopt(self, adopted: Adopted) -> None:
-        """Take over what an earlier version of the search has published."""
+        """Take over what an earlier version of the search has published.
+
+        What had failed is unknown again: its reason is not part of a trial, but its answer is recorded.
+        """
         for trial in adopted.trials:
             self.trials = max(self.trials, trial.n)
             self.stats.trials[trial.phase] += 1
             self.stats.reused += trial.reused
             known = self.known.setdefault(trial.candidate_id, {})
             for seed, score in zip(trial.seeds, trial.scores, strict=True):
-                ask = Rollout(trial.candidate_id, seed, self.policy, trial.phase)
-                self._asked.add((trial.candidate_id, seed))
-                self._counted.add(ask.key)
-                known.setdefault(seed, Answer(ask.key, score))
+                tries = [Rollout(trial.candidate_id, seed, self.policy, trial.phase, draw=draw) for draw in (0, 1)]
+                self._counted.update(ask.key for ask in tries)
+                if score is not None:
+                    self._asked.add((trial.candidate_id, seed))
+                    known[seed] = Answer(tries[0].key, score)
         for phase, rollouts in adopted.rollouts.items():
             self.stats.rollouts[phase] = rollouts
         self.stats.completions = adopted.completions

@@ -78,6 +78,7 @@ class Gepa:
         if self.base is None or self.base.candidate_id not in self.archive:
             yield from self._baseline(lane)
         yield Fork([self._lane] * self.gepa.lanes)
+        self.finish_reason = self.finish_reason or "rollout_budget"
 
     def closing(self, lane: Lane, cause: Cause | None) -> Steps:
         return (yield from Closing(self, cause).run(lane))
@@ -87,7 +88,8 @@ class Gepa:
         if template is None:
             template = yield from self._probe(lane)
         self.mutable = mutable_sections(template)
-        base = Candidate(template.digest(), len(self.candidates), template, template.digest())
+        base_id = template.digest()
+        base = self.candidates.get(base_id) or Candidate(base_id, len(self.candidates), template, base_id)
         facts = self._introduce(base)
         self.base = base
         reservation = self._reserve(len(self.gepa.front_seeds))
@@ -150,7 +152,7 @@ class Gepa:
             worst = self.evaluations.cost(parent.candidate_id, seeds) + len(seeds) + len(self.front_seeds)
             reservation = Reservation.of(self.budget, worst)
             if reservation is None:
-                self.finish_reason = self.finish_reason or "rollout_budget"
+                # The other lanes go on: what they hold and do not spend comes back to them.
                 return
             self._started += 1
             accepted = yield from self._iteration(lane, parent, seeds, reservation)
@@ -259,11 +261,7 @@ class Gepa:
         messages = reflection_messages(text, placeholders, records, self.gepa.metaprompt)
         reply = yield from self._reflect(messages)
         self.evaluations.stats.trials_tried += 1
-        proposal = (
-            parse_proposal(reply.text, reply.finish_reason, text, placeholders, self.gepa.proposed_prompt_max_tokens)
-            if isinstance(reply, CompletionBody)
-            else reply
-        )
+        proposal = self._read(reply, parent.template, section) if isinstance(reply, CompletionBody) else reply
         if isinstance(proposal, Refused):
             self.evaluations.stats.proposals_refused += 1
             yield Step(facts=[events.refused(parent, section, proposal)])
@@ -287,6 +285,16 @@ class Gepa:
         facts = self._introduce(child)
         yield Step(facts=[*facts, events.proposed(child, parent, section, self._finished)])
         return child
+
+    def _read(self, reply: CompletionBody, template: PromptTemplate, section: str) -> str | Refused:
+        return parse_proposal(
+            reply.text,
+            reply.finish_reason,
+            template.section(section).content,
+            template.placeholders(section),
+            self.gepa.proposed_prompt_max_tokens,
+            template.wildcards,
+        )
 
     def _reflect(self, messages: tuple[Message, ...]) -> Steps:
         """A reply that was not given before: the same evidence asks for another draw."""

@@ -30,7 +30,7 @@ def infer_template(examples: Sequence[Sequence[Message]]) -> PromptTemplate:
         if at in names:
             prefix, suffix = _common(texts)
             content = f"{prefix}{{{names[at]}}}{suffix}"
-            wildcards[names[at]] = all(len(text) > len(prefix) + len(suffix) for text in texts)
+            wildcards[names[at]] = False  # a few examples do not show that an input is never empty
         sections.append(Section(f"{role}_{at}", role, content, at))
     return PromptTemplate(tuple(sections), wildcards, id="inferred", name="the task app's own messages")
 

@@ -158,16 +158,20 @@ class PromptPattern:
         for at in range(1, len(pieces), 2):
             name, literal = pieces[at], pieces[at + 1]
             least = position + (1 if self.template.wildcards[name] else 0)
-            if at + 2 == len(pieces):
+            if name in values:
+                # Where a known value ends needs no search: it may hold the very text that follows it.
+                if not text.startswith(values[name], position):
+                    raise PromptNotMatched(index, f"{{{name}}} = {_shown(values[name])} again", _shown(text[position:]))
+                end = least = position + len(values[name])
+                end = end if text.startswith(literal, end) else -1
+            elif at + 2 == len(pieces):
                 end = len(text) - len(literal) if text.endswith(literal) else -1
             else:
                 end = text.find(literal, least)
             if end < least:
                 expected = _shown(literal) if literal else f"a value for {{{name}}}"
                 raise PromptNotMatched(index, expected, _shown(text[position:]))
-            value = text[position:end]
-            if values.setdefault(name, value) != value:
-                raise PromptNotMatched(index, f"{{{name}}} = {_shown(values[name])} again", _shown(value))
+            values.setdefault(name, text[position:end])
             position = end + len(literal)
         if position != len(text):
             raise PromptNotMatched(index, "the end of the message", _shown(text[position:]))

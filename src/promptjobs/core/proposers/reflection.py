@@ -1,13 +1,13 @@
 """Reflection: the meta-prompt that asks for a better text, and the strict reading of what comes back."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from promptjobs.core.prompt import Message
+from promptjobs.core.prompt import PLACEHOLDER, Message
 
-FENCE = re.compile(r"^(`{3,})[^\n`]*\n(.*?)\n?^\1[ \t]*$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"(?P<ticks>`{3,})(?P<info>[^`]*)")
 REASONING = re.compile(r"</?\s*(think|thinking|reasoning|scratchpad)\s*>", re.IGNORECASE)
 RECORD_CHARACTERS = 4_000
 
@@ -92,16 +92,26 @@ def fence_for(*texts: str) -> str:
 
 
 def parse_proposal(
-    reply: str, finish_reason: str, current: str, placeholders: Sequence[str], max_tokens: int
+    reply: str,
+    finish_reason: str,
+    current: str,
+    placeholders: Sequence[str],
+    max_tokens: int,
+    wildcards: Collection[str] = (),
 ) -> str | Refused:
     """The proposed text, or why there is none.
 
-    placeholders: names that the text must hold, each as often as listed. max_tokens: of about four characters.
+    placeholders: names that the text must hold, each as often as listed. wildcards: names that stand for an input
+    anywhere in the prompt; the text may hold no other of them. max_tokens: of about four characters. Line ends become
+    single newlines.
     """
     if finish_reason == "length":
         return Refused(Refusal.TRUNCATED)
-    visible = _without_reasoning(reply)
-    found = [match[2] for match in FENCE.finditer(visible)]
+    current = current.replace("\r\n", "\n")
+    visible = _without_reasoning(reply.replace("\r\n", "\n"))
+    found = _fenced(visible)
+    if found is None:
+        return Refused(Refusal.NO_TEXT, "a fence is left open")
     if not found:
         return Refused(Refusal.NO_TEXT, visible[:200])
     if len(found) > 1:
@@ -109,16 +119,41 @@ def parse_proposal(
     text = found[0].strip("\n")
     if not text.strip():
         return Refused(Refusal.EMPTY)
-    if REASONING.search(text):
+    # A prompt may have such tags of its own, to ask its model for them.
+    if {tag.lower() for tag in REASONING.findall(text)} - {tag.lower() for tag in REASONING.findall(current)}:
         return Refused(Refusal.REASONING)
-    if text == current:
+    if text.strip() == current.strip():
         return Refused(Refusal.UNCHANGED)
-    held = [name for name in re.findall(r"\{([A-Za-z_][A-Za-z0-9_]*)\}", text) if name in set(placeholders)]
+    held = [name for name in PLACEHOLDER.findall(text) if name in placeholders or name in wildcards]
     if sorted(held) != sorted(placeholders):
         return Refused(Refusal.PLACEHOLDERS, f"expected {sorted(placeholders)}, got {sorted(held)}")
     if len(text) > 4 * max_tokens:
         return Refused(Refusal.TOO_LONG, f"{len(text)} characters, at most {4 * max_tokens}")
     return text
+
+
+def _fenced(reply: str) -> list[str] | None:
+    """The texts between fences, or None where a fence is left open: such a text may not be whole.
+
+    A fence with an info string inside a text begins a block of that text, which the next bare fence ends.
+    """
+    texts: list[str] = []
+    lines: list[str] = []
+    ticks, depth = "", 0
+    for line in reply.split("\n"):
+        fence = FENCE.fullmatch(line)
+        if not ticks:
+            if fence:
+                ticks, lines = fence["ticks"], []
+            continue
+        if fence and fence["ticks"] == ticks:
+            depth += 1 if fence["info"].strip() else -1
+        if depth >= 0:
+            lines.append(line)
+        else:
+            texts.append("\n".join(lines))
+            ticks, depth = "", 0
+    return None if ticks else texts
 
 
 def _without_reasoning(reply: str) -> str:
