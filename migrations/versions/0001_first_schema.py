@@ -53,6 +53,8 @@ def upgrade() -> None:
             name=op.f("ck_jobs_status"),
         ),
         sa.CheckConstraint("best_score BETWEEN 0 AND 1", name=op.f("ck_jobs_best_score")),
+        sa.CheckConstraint("best_train_score BETWEEN 0 AND 1", name=op.f("ck_jobs_best_train_score")),
+        sa.CheckConstraint("best_validation_score BETWEEN 0 AND 1", name=op.f("ck_jobs_best_validation_score")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
         postgresql_with={"fillfactor": "50"},
     )
@@ -195,6 +197,7 @@ def upgrade() -> None:
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
+        sa.CheckConstraint("score BETWEEN 0 AND 1", name=op.f("ck_snapshots_score")),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_snapshots_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_snapshots")),
     )
@@ -267,6 +270,7 @@ def upgrade() -> None:
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
+        sa.CheckConstraint("score BETWEEN 0 AND 1", name=op.f("ck_artifacts_score")),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_artifacts_job_id"), ondelete="CASCADE"),
         sa.ForeignKeyConstraint(
             ["snapshot_id"], ["snapshots.id"], name=op.f("fk_artifacts_snapshot_id"), ondelete="CASCADE"

@@ -13,15 +13,10 @@ from promptjobs.core import gepa_events as events
 from promptjobs.core.archive import Archive, Candidate, FrontChange
 from promptjobs.core.asks import (
     CandidateFact,
-    Completion,
-    CompletionBody,
     Fact,
     Fork,
-    Key,
-    MetaModel,
     ProgressFact,
     Recall,
-    RolloutBody,
     Step,
     Steps,
     digest,
@@ -29,12 +24,12 @@ from promptjobs.core.asks import (
 from promptjobs.core.config import JobConfig
 from promptjobs.core.evaluations import Evaluations, Reservation
 from promptjobs.core.gepa_closing import Closing
+from promptjobs.core.gepa_proposals import Proposals
 from promptjobs.core.inference import infer_template
 from promptjobs.core.lanes import Cause, Lane
 from promptjobs.core.limits import Budget, end_rollouts, probe_seeds, total_budget
 from promptjobs.core.optimizer import Adopted
-from promptjobs.core.prompt import PLACEHOLDER, Message, PromptPattern, PromptTemplate
-from promptjobs.core.proposers.reflection import Record, Refusal, Refused, parse_proposal, reflection_messages
+from promptjobs.core.prompt import PromptPattern
 from promptjobs.core.result import Attempt
 from promptjobs.core.trial import Phase, Trial
 from promptjobs.errors import JobFailed, PromptError
@@ -43,7 +38,7 @@ COMMON_SHARE = 0.8
 """Parent and child are compared where at least this share of the minibatch was answered for both."""
 
 FAILURES_IN_A_ROW = 5
-"""Trials without any score, or reflections without a reply, after which the search gives up."""
+"""Trials without any score, or minibatches with too few, after which the search gives up."""
 
 
 class Gepa:
@@ -57,19 +52,18 @@ class Gepa:
         self.front_seeds = self.gepa.front_seeds
         self.archive = Archive(self.front_seeds)
         self.minibatches = Minibatches(self.gepa.feedback_seeds, self.gepa.minibatch_size, self.gepa.rng_seed)
-        self.meta_model = MetaModel(**self.gepa.meta_model.model_dump())
         self.candidates: dict[str, Candidate] = {}
         self.attempts: dict[str, Attempt] = {}
         self.base: Candidate | None = None
         self.phase = Phase.BOOTSTRAP
         self.finish_reason: str | None = None
-        self._cursors: dict[str, int] = {}
-        self._prompted: Counter[Key] = Counter()
+        self.proposals = Proposals(self.gepa, self.evaluations, self.candidates)
         self._started = 0
         self._finished = 0
         self._accepted = 0
         self._best_generation = 0
-        self._reflections_failed = 0
+        self._perfect_in_a_row = 0
+        self._thin_in_a_row = 0
 
     # --- the search --------------------------------------------------------------------------------------------------
 
@@ -87,7 +81,7 @@ class Gepa:
         template = self.config.template()
         if template is None:
             template = yield from self._probe(lane)
-        self.mutable = mutable_sections(template)
+        self.proposals.begin(template)
         base_id = template.digest()
         base = self.candidates.get(base_id) or Candidate(base_id, len(self.candidates), template, base_id)
         facts = self._introduce(base)
@@ -104,7 +98,6 @@ class Gepa:
         if len(scores) < COMMON_SHARE * len(seeds):
             yield from self._fail(f"{len(seeds) - len(scores)} rollouts of the baseline failed", base, seeds)
         change = self._open_archive(base, scores)
-        self._cursors[base.candidate_id] = 0
         yield Step(facts=[events.frontier_updated(self.archive, change), *self.progress()])
 
     def _open_archive(self, base: Candidate, scores: Mapping[int, float]) -> FrontChange:
@@ -157,7 +150,10 @@ class Gepa:
             self._started += 1
             accepted = yield from self._iteration(lane, parent, seeds, reservation)
             reservation.release()
-            yield Step(facts=self._proposal_finished(accepted))
+            if accepted is None:
+                self._started -= 1
+            else:
+                yield Step(facts=self._proposal_finished(accepted))
 
     def _may_go_on(self) -> bool:
         if self.finish_reason is None:
@@ -167,6 +163,8 @@ class Gepa:
                 self.finish_reason = "patience_generations"
             elif self.gepa.max_trials is not None and self.evaluations.trials >= self.gepa.max_trials:
                 self.finish_reason = "max_trials"
+            elif self._perfect_in_a_row >= 2 * self.minibatches.per_epoch:
+                self.finish_reason = "nothing_to_learn"
         return self.finish_reason is None
 
     @property
@@ -175,12 +173,24 @@ class Gepa:
         return self._finished // self.gepa.children_per_generation
 
     def _iteration(self, lane: Lane, parent: Candidate, seeds: Sequence[int], reservation: Reservation) -> Steps:
-        """One proposal from evidence to verdict; returns whether it joined the archive."""
+        """One proposal from evidence to verdict.
+
+        Returns whether a child joined the archive; None where there was nothing to propose from.
+        """
         before = yield from self.score(lane, parent, seeds, Phase.OPTIMIZATION, reservation)
-        records = yield from self._evidence(parent, before)
+        if len(before.known_scores) < COMMON_SHARE * len(seeds):
+            # Whatever a child scored, the comparison would be incomplete.
+            self._thin_in_a_row += 1
+            if self._thin_in_a_row >= FAILURES_IN_A_ROW:
+                yield from self._fail(f"{FAILURES_IN_A_ROW} minibatches in a row had too few scores", parent, seeds)
+            return None
+        self._thin_in_a_row = 0
+        records = yield from self.proposals.evidence(parent, before)
         if not records:
-            return False
-        child = yield from self._propose(parent, records)
+            self._perfect_in_a_row += 1
+            return None
+        self._perfect_in_a_row = 0
+        child = yield from self.proposals.propose(parent, records, self._finished)
         if child is None:
             return False
         after = yield from self.score(lane, child, seeds, Phase.OPTIMIZATION, reservation)
@@ -242,77 +252,6 @@ class Gepa:
         yield Step(facts=[events.trial_results(trial), *self.progress()])
         return trial
 
-    # --- proposals ---------------------------------------------------------------------------------------------------
-
-    def _evidence(self, parent: Candidate, trial: Trial) -> Steps:
-        """What went wrong on the minibatch, the worst first; none where every score is perfect."""
-        known = self.evaluations.known[parent.candidate_id]
-        flawed = [(seed, score) for seed, score in zip(trial.seeds, trial.scores, strict=True) if (score or 0.0) < 1.0]
-        flawed.sort(key=lambda pair: (pair[1] is None, pair[1] or 0.0))
-        bodies = yield Recall([known[seed].key for seed, _ in flawed])
-        return [_record(body, score) for body, (_, score) in zip(bodies, flawed, strict=True)]
-
-    def _propose(self, parent: Candidate, records: Sequence[Record]) -> Steps:
-        """Ask the meta-model for a new text of one section; returns the new candidate, or None where it is refused."""
-        cursor = self._cursors[parent.candidate_id]
-        section = self.mutable[cursor % len(self.mutable)]
-        self._cursors[parent.candidate_id] = cursor + 1
-        text, placeholders = parent.template.section(section).content, parent.template.placeholders(section)
-        messages = reflection_messages(text, placeholders, records, self.gepa.metaprompt)
-        reply = yield from self._reflect(messages)
-        self.evaluations.stats.trials_tried += 1
-        proposal = self._read(reply, parent.template, section) if isinstance(reply, CompletionBody) else reply
-        if isinstance(proposal, Refused):
-            self.evaluations.stats.proposals_refused += 1
-            yield Step(facts=[events.refused(parent, section, proposal)])
-            return None
-        template = parent.template.with_text({section: proposal})
-        candidate_id = template.digest()
-        if candidate_id in self.candidates:
-            self.evaluations.stats.proposals_refused += 1
-            yield Step(facts=[events.duplicate(parent, self.candidates[candidate_id])])
-            return None
-        child = Candidate(
-            candidate_id=candidate_id,
-            n=len(self.candidates),
-            prompt=template,
-            baseline_id=parent.baseline_id,
-            parents=(parent.candidate_id,),
-            operator="reflection",
-            generation=parent.generation + 1,
-        )
-        self._cursors[candidate_id] = cursor + 1
-        facts = self._introduce(child)
-        yield Step(facts=[*facts, events.proposed(child, parent, section, self._finished)])
-        return child
-
-    def _read(self, reply: CompletionBody, template: PromptTemplate, section: str) -> str | Refused:
-        return parse_proposal(
-            reply.text,
-            reply.finish_reason,
-            template.section(section).content,
-            template.placeholders(section),
-            self.gepa.proposed_prompt_max_tokens,
-            template.wildcards,
-        )
-
-    def _reflect(self, messages: tuple[Message, ...]) -> Steps:
-        """A reply that was not given before: the same evidence asks for another draw."""
-        first = Completion("reflection", self.meta_model, messages)
-        draw = self._prompted[first.key]
-        self._prompted[first.key] += 1
-        ask = Completion("reflection", self.meta_model, messages, draw)
-        [answer] = yield Step([ask])
-        self.evaluations.stats.count_completion(answer)
-        [body] = yield Recall([answer.key])
-        if not answer.is_failure:
-            self._reflections_failed = 0
-            return body
-        self._reflections_failed += 1
-        if self._reflections_failed >= FAILURES_IN_A_ROW:
-            raise JobFailed(f"the meta-model failed {self._reflections_failed} times in a row: {body.text}")
-        return Refused(Refusal.FAILED, body.text)
-
     def _proposal_finished(self, accepted: bool) -> list[Fact]:
         before = self.generation
         self._finished += 1
@@ -368,17 +307,15 @@ class Gepa:
             self.candidates[candidate.candidate_id] = candidate
             if candidate.operator == "baseline":
                 self.base = candidate
-                self.mutable = mutable_sections(candidate.template)
+                self.proposals.begin(candidate.template)
                 self.phase = Phase.OPTIMIZATION
                 scores = self.evaluations.scores(candidate.candidate_id, self.gepa.front_seeds)
                 if len(scores) >= COMMON_SHARE * len(self.gepa.front_seeds):
                     self._open_archive(candidate, scores)
-                    self._cursors[candidate.candidate_id] = 0
             elif candidate.operator == "reflection":
                 scores = self.evaluations.scores(candidate.candidate_id, self.front_seeds)
                 if len(scores) == len(self.front_seeds):
                     self.archive.add(candidate, scores)
-                    self._cursors[candidate.candidate_id] = candidate.generation
         for candidate in self.candidates.values():
             if candidate.operator == "reflection":
                 known = self.evaluations.known.get(candidate.candidate_id, {})
@@ -398,6 +335,7 @@ class Minibatches:
         self._seeds = list(seeds)
         self._size = min(size, len(seeds))
         self._rng_seed = rng_seed
+        self.per_epoch = -(-len(seeds) // self._size)
         self._epoch = 0
         self._left: list[int] = []
 
@@ -416,28 +354,9 @@ def policy_digest(config: JobConfig) -> str:
     return digest(config.policy.model_dump(mode="json"), config.task_app.model_dump(mode="json")).hex()
 
 
-def mutable_sections(template: PromptTemplate) -> tuple[str, ...]:
-    """Sections whose text may change: the system's (or developer's), else all that hold text of their own."""
-
-    def has_text(content: str) -> bool:
-        return bool(PLACEHOLDER.sub("", content).strip())
-
-    texts = [section for section in template.sections if has_text(section.content)]
-    system = [section.name for section in texts if section.role in ("system", "developer")]
-    names = system or [section.name for section in texts]
-    if not names:
-        raise JobFailed("the prompt has no text of its own: there is nothing to optimize")
-    return tuple(names)
-
-
 def compared(before: Trial, after: Trial) -> str:
     """Parent and child, paired over the seeds both have: improved, not improved or incomplete."""
     pairs = [(a, b) for a, b in zip(before.scores, after.scores, strict=True) if a is not None and b is not None]
     if len(pairs) < COMMON_SHARE * len(before.seeds):
         return "incomplete"
     return "improved" if sum(b for _, b in pairs) > sum(a for a, _ in pairs) else "not improved"
-
-
-def _record(body: RolloutBody, score: float | None) -> Record:
-    said = "\n\n".join(message.content for message in body.messages if message.role not in ("system", "developer"))
-    return Record(input=said, output=body.output, feedback=body.feedback, expected=body.expected, score=score)

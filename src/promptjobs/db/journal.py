@@ -1,7 +1,7 @@
 """The journal: answers and turns of a job, written a group at a time in one fenced statement."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
@@ -25,6 +25,7 @@ from promptjobs.core.asks import (
 from promptjobs.core.lanes import Cause
 from promptjobs.core.prompt import Message
 from promptjobs.core.trial import Phase, Trial
+from promptjobs.db.journal_statement import COLUMNS, GROUP, SESSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,176 +90,171 @@ def body_from(text: str) -> Body:
     return RolloutBody(messages, raw["output"], raw["feedback"], raw["expected"])
 
 
-# --- one statement for a group ---------------------------------------------------------------------------------------
-
-_USED = "prompt_tokens int, completion_tokens int, unknown_tokens int, cost_usd float8, seconds float8, attempts int"
-_ROLLOUT = (
-    "key bytea, n int, candidate_id text, seed bigint, draw int, phase text, is_baseline bool, score float8, "
-    f"reason text, detail text, {_USED}, body text"
-)
-_COMPLETION = (
-    "key bytea, n int, purpose text, provider text, model text, draw int, reason text, detail text, "
-    f"finish_reason text, {_USED}, request text, body text"
-)
-_TURN = "n int, lane text, cause text, chain bytea, search_version int, detail text"
-_EVENT = "turn int, type text, message text, level text, data text"
-_CANDIDATE = (
-    "candidate_id text, n int, baseline_id text, prompt text, parents text, operator text, generation int, turn int"
-)
-_TRIAL = (
-    "n int, candidate_id text, phase text, is_baseline bool, seeds text, scores text, score float8, failed int, "
-    "reused int, lane text, generation int, turn int"
-)
-_GRANT = "digest bytea, key bytea, candidate_id text, seed bigint, phase text, attempt int, lifetime float8"
+# --- what a group looks like to the statement ------------------------------------------------------------------------
 
 
-def _names(columns: str) -> list[str]:
-    return [column.split()[0] for column in columns.split(", ")]
+def _bytes(value: bytes) -> str:
+    """As Postgres reads a bytea."""
+    return "\\x" + value.hex()
 
 
-def _width(columns: str) -> int:
-    return len(_names(columns))
+def rollout_row(n: int, record: AnswerRecord, ask: Rollout) -> dict[str, Any]:
+    answer = record.answer
+    return {
+        "key": _bytes(answer.key),
+        "n": n,
+        "candidate_id": ask.candidate_id,
+        "seed": ask.seed,
+        "draw": ask.draw,
+        "phase": ask.phase,
+        "is_baseline": ask.is_baseline,
+        "score": answer.score,
+        "reason": answer.reason,
+        "detail": record.detail,
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "unknown_tokens": answer.unknown_tokens,
+        "cost_usd": answer.cost_usd,
+        "seconds": answer.seconds,
+        "attempts": record.attempts,
+        "body": record.body,
+    }
 
 
-def _statement() -> str:
-    """The fence, `seq` and all inserts in one round trip: no transaction stays open that a frozen runner could hold."""
-    at = 6
-
-    def unnest(columns: str, alias: str, ordinality: bool = False) -> str:
-        nonlocal at
-        casts = ", ".join(f"${at + i}::{column.split()[1]}[]" for i, column in enumerate(columns.split(", ")))
-        at += _width(columns)
-        names = ", ".join([*_names(columns), *(["i"] if ordinality else [])])
-        return f"unnest({casts}){' WITH ORDINALITY' if ordinality else ''} {alias}({names})"
-
-    def insert(name: str, table: str, columns: str, more: str = "", values: str = "") -> str:
-        listed = ", ".join(_names(columns))
-        return (
-            f"{name} AS (INSERT INTO {table}(job_id, {listed}{more}) "
-            f"SELECT $1, {listed}{values} FROM j, {unnest(columns, 'u')})"
-        )
-
-    rollouts = insert("r", "rollouts", _ROLLOUT, ", epoch", ", $2")
-    completions = insert("c", "completions", _COMPLETION, ", epoch", ", $2")
-    turns = insert("t", "turns", _TURN, ", epoch", ", $2")
-    events_at = at + 1
-    events = (
-        f"e AS (INSERT INTO events(job_id, seq, turn, type, message, level, data) "
-        f"SELECT $1, j.last_seq - cardinality(${events_at}::text[]) + u.i, turn, type, message, level, data "
-        f"FROM j, {unnest(_EVENT, 'u', ordinality=True)})"
-    )
-    candidates = insert("d", "candidates", _CANDIDATE)
-    trial_names = ", ".join(_names(_TRIAL))
-    trials = (
-        f"s AS (INSERT INTO trials(job_id, {trial_names}) "
-        f"SELECT $1, {trial_names.replace('seeds', 'seeds::bigint[]')} FROM j, {unnest(_TRIAL, 'u')})"
-    )
-    token_names = ", ".join(_names(_GRANT)[:-1])
-    tokens = (
-        f"k AS (INSERT INTO tokens(job_id, {token_names}, epoch, expires_at) "
-        f"SELECT $1, {token_names}, $2, clock_timestamp() + make_interval(secs => lifetime) "
-        f"FROM j, {unnest(_GRANT, 'u')})"
-    )
-    revoked = (
-        "v AS (UPDATE tokens SET revoked_at = clock_timestamp() FROM j WHERE digest = ANY($5::bytea[]) AND job_id = $1)"
-    )
-    job = (
-        f"j AS (UPDATE jobs SET last_seq = last_seq + cardinality(${events_at}::text[]), last_group = $3, "
-        "progress = coalesce($4::text, progress), updated_at = clock_timestamp() "
-        "WHERE id = $1 AND epoch = $2 AND last_group = $3 - 1 AND status = 'running' RETURNING last_seq)"
-    )
-    told = (
-        f"SELECT last_seq, CASE WHEN cardinality(${events_at}::text[]) > 0 "
-        "THEN pg_notify('promptjobs_events', $1)::text END FROM j"
-    )
-    parts = [job, rollouts, completions, turns, events, candidates, trials, tokens, revoked]
-    return "WITH " + ",\n".join(parts) + "\n" + told
+def completion_row(n: int, record: AnswerRecord, ask: Completion) -> dict[str, Any]:
+    answer = record.answer
+    return {
+        "key": _bytes(answer.key),
+        "n": n,
+        "purpose": ask.purpose,
+        "provider": ask.model.provider,
+        "model": ask.model.model,
+        "draw": ask.draw,
+        "reason": answer.reason,
+        "detail": record.detail,
+        "finish_reason": record.finish_reason,
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "unknown_tokens": answer.unknown_tokens,
+        "cost_usd": answer.cost_usd,
+        "seconds": answer.seconds,
+        "attempts": record.attempts,
+        "request": _json({"messages": ask.messages, "parameters": ask.model}),
+        "body": record.body,
+    }
 
 
-GROUP = _statement()
+def turn_row(turn: TurnRecord) -> dict[str, Any]:
+    return {
+        "n": turn.n,
+        "lane": turn.lane,
+        "cause": turn.cause,
+        "chain": _bytes(turn.chain),
+        "search_version": turn.search_version,
+        "detail": turn.detail,
+    }
 
 
-def _columns(rows: Sequence[Sequence[Any]], width: int) -> Sequence[Sequence[Any]]:
-    return list(zip(*rows, strict=True)) if rows else [()] * width
+def event_row(seq: int, event: EventFact, turn: int) -> dict[str, Any]:
+    """seq: 1 for the first event of the group."""
+    return {
+        "seq": seq,
+        "turn": turn,
+        "type": event.type,
+        "message": event.message,
+        "level": event.level,
+        "data": _json(event.data),
+    }
 
 
-def _rollout_row(n: int, record: AnswerRecord, ask: Rollout) -> tuple[Any, ...]:
-    a = record.answer
-    return (
-        a.key, n, ask.candidate_id, ask.seed, ask.draw, ask.phase, ask.is_baseline, a.score, a.reason, record.detail,
-        a.prompt_tokens, a.completion_tokens, a.unknown_tokens, a.cost_usd, a.seconds, record.attempts, record.body,
-    )  # fmt: skip
+def candidate_row(candidate: Candidate, turn: int) -> dict[str, Any]:
+    return {
+        "candidate_id": candidate.candidate_id,
+        "n": candidate.n,
+        "baseline_id": candidate.baseline_id,
+        "prompt": None if candidate.prompt is None else _json(candidate.prompt.to_json()),
+        "parents": _json(candidate.parents),
+        "operator": candidate.operator,
+        "generation": candidate.generation,
+        "turn": turn,
+    }
 
 
-def _completion_row(n: int, record: AnswerRecord, ask: Completion) -> tuple[Any, ...]:
-    a = record.answer
-    request = orjson.dumps({"messages": ask.messages, "parameters": ask.model}).decode()
-    return (
-        a.key, n, ask.purpose, ask.model.provider, ask.model.model, ask.draw, a.reason, record.detail,
-        record.finish_reason, a.prompt_tokens, a.completion_tokens, a.unknown_tokens, a.cost_usd, a.seconds,
-        record.attempts, request, record.body,
-    )  # fmt: skip
+def trial_row(trial: Trial, turn: int) -> dict[str, Any]:
+    return {
+        "n": trial.n,
+        "candidate_id": trial.candidate_id,
+        "phase": trial.phase,
+        "is_baseline": trial.is_baseline,
+        "seeds": trial.seeds,
+        "scores": _json(trial.scores),
+        "score": trial.score,
+        "failed": trial.failed,
+        "reused": trial.reused,
+        "lane": trial.lane,
+        "generation": trial.generation,
+        "turn": turn,
+    }
 
 
-def _candidate_row(candidate: Candidate, turn: int) -> tuple[Any, ...]:
-    prompt = None if candidate.prompt is None else orjson.dumps(candidate.prompt.to_json()).decode()
-    parents = orjson.dumps(candidate.parents).decode()
-    return (
-        candidate.candidate_id, candidate.n, candidate.baseline_id, prompt, parents, candidate.operator,
-        candidate.generation, turn,
-    )  # fmt: skip
+def token_row(token: TokenRecord) -> dict[str, Any]:
+    return {
+        "digest": _bytes(token.digest),
+        "key": _bytes(token.key),
+        "candidate_id": token.candidate_id,
+        "seed": token.seed,
+        "phase": token.phase,
+        "attempt": token.attempt,
+        "lifetime_seconds": token.lifetime_seconds,
+    }
 
 
-def _trial_row(trial: Trial, turn: int) -> tuple[Any, ...]:
-    seeds = "{" + ",".join(map(str, trial.seeds)) + "}"
-    scores = orjson.dumps(trial.scores).decode()
-    return (
-        trial.n, trial.candidate_id, trial.phase, trial.is_baseline, seeds, scores, trial.score, trial.failed,
-        trial.reused, trial.lane, trial.generation, turn,
-    )  # fmt: skip
+def _json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-def arguments(job_id: str, epoch: int, number: int, group: Group) -> list[Any]:
-    """The parameters of GROUP. number: the group's own, from 1; it tells afterwards whether it was committed."""
-    rollouts, completions, events, candidates, trials = [], [], [], [], []
+def rows_of(group: Group) -> tuple[dict[str, list[dict[str, Any]]], str | None]:
+    """The group's rows by table, and the newest progress as JSON text, if there is any."""
+    rows: dict[str, list[dict[str, Any]]] = {table: [] for table in COLUMNS}
     progress: str | None = None
-    revoked: list[bytes] = []
     for n, record in group.answers:
-        revoked.extend(record.revoked)
         match record.ask:
             case Rollout():
-                rollouts.append(_rollout_row(n, record, record.ask))
+                rows["rollouts"].append(rollout_row(n, record, record.ask))
             case Completion():
-                completions.append(_completion_row(n, record, record.ask))
+                rows["completions"].append(completion_row(n, record, record.ask))
     for turn in group.turns:
+        rows["turns"].append(turn_row(turn))
         for fact in turn.facts:
             match fact:
                 case EventFact():
-                    data = orjson.dumps(fact.data, option=orjson.OPT_NON_STR_KEYS).decode()
-                    events.append((turn.n, fact.type, fact.message, fact.level, data))
+                    rows["events"].append(event_row(len(rows["events"]) + 1, fact, turn.n))
                 case CandidateFact():
-                    candidates.append(_candidate_row(fact.candidate, turn.n))
+                    rows["candidates"].append(candidate_row(fact.candidate, turn.n))
                 case TrialFact():
-                    trials.append(_trial_row(fact.trial, turn.n))
+                    rows["trials"].append(trial_row(fact.trial, turn.n))
                 case ProgressFact():
-                    progress = orjson.dumps(fact.data, option=orjson.OPT_NON_STR_KEYS).decode()
-    turns = [(t.n, t.lane, t.cause, t.chain, t.search_version, t.detail) for t in group.turns]
-    tokens = [tuple(getattr(token, each.name) for each in fields(TokenRecord)) for token in group.tokens]
-    return [
-        job_id, epoch, number, progress, revoked,
-        *_columns(rollouts, _width(_ROLLOUT)),
-        *_columns(completions, _width(_COMPLETION)),
-        *_columns(turns, _width(_TURN)),
-        *_columns(events, _width(_EVENT)),
-        *_columns(candidates, _width(_CANDIDATE)),
-        *_columns(trials, _width(_TRIAL)),
-        *_columns(tokens, _width(_GRANT)),
-    ]  # fmt: skip
+                    progress = _json(fact.data)
+    rows["tokens"] = [token_row(token) for token in group.tokens]
+    return rows, progress
+
+
+async def open_session(connection: asyncpg.Connection) -> None:
+    """To be done once before groups are written on a connection."""
+    await connection.execute(SESSION)
 
 
 async def write_group(connection: asyncpg.Connection, job_id: str, epoch: int, number: int, group: Group) -> int | None:
-    """Commit one group. Returns the job's last event number, or None where the fence refused it."""
-    seq: int | None = await connection.fetchval(GROUP, *arguments(job_id, epoch, number, group))
+    """Commit one group. number: the group's own, from 1; it tells afterwards whether it was committed.
+
+    Returns the job's last event number, or None where the fence refused the group.
+    """
+    rows, progress = rows_of(group)
+    revoked = [digest for _, record in group.answers for digest in record.revoked]
+    tables = [_json(rows[table]) for table in COLUMNS]
+    seq: int | None = await connection.fetchval(
+        GROUP, job_id, epoch, number, progress, revoked, len(rows["events"]), *tables
+    )
     return seq
 
 

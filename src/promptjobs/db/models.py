@@ -90,6 +90,8 @@ class Job(Base):
             "status IN ('pending','queued','running','paused','succeeded','failed','cancelled')", name="status"
         ),
         CheckConstraint("best_score BETWEEN 0 AND 1", name="best_score"),
+        CheckConstraint("best_train_score BETWEEN 0 AND 1", name="best_train_score"),
+        CheckConstraint("best_validation_score BETWEEN 0 AND 1", name="best_validation_score"),
         Index("ix_jobs_queue", "created_at", postgresql_where=text("status IN ('queued','running')")),
         Index("ix_jobs_created_at_id", "created_at", "id"),
         {"postgresql_with": {"fillfactor": "50"}},
@@ -288,6 +290,8 @@ class Snapshot(Base):
     payload: Mapped[str]
     created_at: Mapped[datetime] = _now()
 
+    __table_args__ = (CheckConstraint("score BETWEEN 0 AND 1", name="score"),)
+
 
 class Artifact(Base):
     """A named product of a job, linked to the snapshot that holds its content."""
@@ -301,3 +305,5 @@ class Artifact(Base):
     kind: Mapped[str]
     score: Mapped[float | None]
     created_at: Mapped[datetime] = _now()
+
+    __table_args__ = (CheckConstraint("score BETWEEN 0 AND 1", name="score"),)

@@ -68,7 +68,6 @@ class Run:
         self.make_optimizer = make_optimizer
         self.rng_seed = rng_seed
         self.is_fixed = turn_order == "fixed"
-        self.slots = asyncio.Semaphore(slots)
         self.answers: dict[Key, Answer] = {}
         self.delivered: set[Key] = set()
         self.stopped: Cause | None = None
@@ -80,6 +79,8 @@ class Run:
         self._open: dict[Key, list[str]] = {}
         self._missing: dict[str, int] = {}
         self._ready: deque[str] = deque()
+        self._free_slots = slots
+        self._unsent: deque[Ask] = deque()
         self._asking: set[asyncio.Task[None]] = set()
         self._idle_turns = 0
         self._is_suspended = False
@@ -369,8 +370,13 @@ class Run:
 
     async def _go_out(self, asks: Sequence[Ask], committed: asyncio.Future[None]) -> None:
         await asyncio.shield(committed)
-        for ask in asks:
-            self._spawn(self._ask(ask))
+        self._unsent.extend(asks)
+        self._fill_slots()
+
+    def _fill_slots(self) -> None:
+        while self._unsent and self._free_slots:
+            self._free_slots -= 1
+            self._spawn(self._ask(self._unsent.popleft()))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """A task that `_abandon` may cancel, and whose failure ends the run."""
@@ -380,10 +386,12 @@ class Run:
 
     async def _ask(self, ask: Ask) -> None:
         """One ask up to its answer's commit, which is what frees the slot."""
-        async with self.slots:
-            self.calls += 1
+        self.calls += 1
+        try:
             record = await self.world.answer(ask)
             await self.writer.put_answer(record)
+        finally:
+            self._free_slots += 1
         self.answers[ask.key] = record.answer
         self._remember(ask.key, record.body)
         for path in self._open.pop(ask.key, ()):
@@ -392,12 +400,14 @@ class Run:
                 if not self._missing[path]:
                     self._ready.append(path)
                     self._wake.set()
+        self._fill_slots()
 
     def _note_delivered(self, asks: Sequence[Ask]) -> None:
         self.delivered.update(ask.key for ask in asks)
 
     async def _abandon(self) -> None:
         """Give up on what is still open: called but never delivered."""
+        self._unsent.clear()
         tasks = list(self._asking)
         for task in tasks:
             task.cancel()

@@ -23,7 +23,7 @@ DEFINITE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncp
 """Errors that say for certain that the statement was not carried out and never will be."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Queued:
     future: asyncio.Future[None]
     answer: tuple[int, AnswerRecord] | None = None

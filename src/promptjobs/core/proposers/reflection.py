@@ -9,6 +9,7 @@ from promptjobs.core.prompt import PLACEHOLDER, Message
 
 FENCE = re.compile(r"(?P<ticks>`{3,})(?P<info>[^`]*)")
 REASONING = re.compile(r"</?\s*(think|thinking|reasoning|scratchpad)\s*>", re.IGNORECASE)
+CUT_OFF = frozenset({"length", "content_filter"})
 RECORD_CHARACTERS = 4_000
 
 DEFAULT_GUIDE = """\
@@ -34,7 +35,7 @@ class Refusal(StrEnum):
     """Why a proposal is not taken."""
 
     FAILED = "the meta-model failed"
-    TRUNCATED = "the reply was cut off at its token limit"
+    TRUNCATED = "the reply was cut off by its provider"
     NO_TEXT = "the reply holds no fenced text"
     SEVERAL_TEXTS = "the reply holds several fenced texts"
     EMPTY = "the proposed text is empty"
@@ -105,7 +106,7 @@ def parse_proposal(
     anywhere in the prompt; the text may hold no other of them. max_tokens: of about four characters. Line ends become
     single newlines.
     """
-    if finish_reason == "length":
+    if finish_reason in CUT_OFF:
         return Refused(Refusal.TRUNCATED)
     current = current.replace("\r\n", "\n")
     visible = _without_reasoning(reply.replace("\r\n", "\n"))
