@@ -340,6 +340,7 @@ def demo_dir(data_dir: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_demo_runs_a_whole_optimization_and_leaves_its_job(demo_dir: Path, models: str):
     """Whatever the environment says about a real service."""
@@ -357,6 +358,7 @@ def test_demo_runs_a_whole_optimization_and_leaves_its_job(demo_dir: Path, model
     assert "on 100 held-out test seeds, a clear gain" in shown.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_ctrl_c_ends_the_demo_and_all_its_processes(demo_dir: Path, models: str):
     with started("demo", "--json", "--data-dir", str(demo_dir)) as demo:
@@ -388,6 +390,7 @@ def test_demo_keeps_away_from_a_directory_that_another_service_works_on(world: W
     assert refused.stderr.startswith(f"error: --data-dir: a promptjobs service is running on {world.data_dir}")
 
 
+@pytest.mark.slow
 def test_demo_that_cannot_start_its_service_says_why(demo_dir: Path, world: World):
     port = world.url.rpartition(":")[2]
     failed = run("demo", "--data-dir", str(demo_dir), "--port", port)

@@ -127,6 +127,7 @@ async def test_a_job_that_ends_its_worker_every_time_is_given_up_after_five_atte
         assert len(app.visits) == 6 * SLOTS
 
 
+@pytest.mark.slow
 async def test_a_service_that_is_killed_while_it_publishes_has_published_nothing_and_the_next_one_does_it_once(
     processes: Processes, database: Database, task_app, ports, model: FaultyModel, undisturbed: Found
 ):

@@ -88,18 +88,20 @@ async def moments_of(
     return world.moments, result_of(return_value)
 
 
-@pytest.mark.parametrize("search", [Evolving, Nested])
-@pytest.mark.parametrize(("lanes", "turn_order"), [(1, "arrival"), (4, "arrival"), (4, "fixed"), (8, "fixed")])
+@pytest.mark.parametrize(
+    ("search", "lanes", "turn_order"),
+    [(Evolving, 1, "arrival"), (Evolving, 8, "arrival"), (Evolving, 4, "fixed"), (Nested, 8, "fixed")],
+)
 async def test_killed_run_keeps_what_is_recorded_and_repeats_none_of_it(started, search, lanes, turn_order) -> None:
     make = small(search, lanes)
     moments, reference = await moments_of(started, make, turn_order=turn_order)
     is_same = turn_order == "fixed" or (lanes == 1 and search is Evolving)
     killed = []
     for kind in ("turn", "call", "answer"):
-        for n in sorted({1, 2, moments[kind] // 2, moments[kind] - 1}):
+        for n in (1, moments[kind] // 2):
             job = await started(make, turn_order=turn_order)
             killed.append(await kill_and_check(job, (kind, n), reference if is_same else None))
-    assert killed.count(True) >= 8
+    assert killed.count(True) >= 5
 
 
 @pytest.mark.slow

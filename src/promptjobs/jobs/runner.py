@@ -81,6 +81,8 @@ class Run:
         self._ready: deque[str] = deque()
         self._free_slots = slots
         self._unsent: deque[Ask] = deque()
+        self._under_way: set[Key] = set()
+        self._stops = 0
         self._asking: set[asyncio.Task[None]] = set()
         self._idle_turns = 0
         self._is_suspended = False
@@ -277,6 +279,7 @@ class Run:
         self.stopped, self.stop_detail = cause, detail
         if cause is Cause.CANCEL:
             await self._abandon()
+        self._forget_unsent()
         self._missing.clear()
         self._ready.clear()
         try:
@@ -366,12 +369,13 @@ class Run:
 
     def _send(self, asks: Sequence[Ask], committed: asyncio.Future[None]) -> None:
         if asks:
-            self._spawn(self._go_out(asks, committed))
+            self._spawn(self._go_out(asks, committed, self._stops))
 
-    async def _go_out(self, asks: Sequence[Ask], committed: asyncio.Future[None]) -> None:
+    async def _go_out(self, asks: Sequence[Ask], committed: asyncio.Future[None], stops: int) -> None:
         await asyncio.shield(committed)
-        self._unsent.extend(asks)
-        self._fill_slots()
+        if stops == self._stops:
+            self._unsent.extend(asks)
+            self._fill_slots()
 
     def _fill_slots(self) -> None:
         while self._unsent and self._free_slots:
@@ -387,10 +391,12 @@ class Run:
     async def _ask(self, ask: Ask) -> None:
         """One ask up to its answer's commit, which is what frees the slot."""
         self.calls += 1
+        self._under_way.add(ask.key)
         try:
             record = await self.world.answer(ask)
             await self.writer.put_answer(record)
         finally:
+            self._under_way.discard(ask.key)
             self._free_slots += 1
         self.answers[ask.key] = record.answer
         self._remember(ask.key, record.body)
@@ -404,6 +410,12 @@ class Run:
 
     def _note_delivered(self, asks: Sequence[Ask]) -> None:
         self.delivered.update(ask.key for ask in asks)
+
+    def _forget_unsent(self) -> None:
+        """What has not gone out by a stop is not asked any more: it would be paid for, and its lane is closed."""
+        self._stops += 1
+        self._unsent.clear()
+        self._open = {key: paths for key, paths in self._open.items() if key in self._under_way}
 
     async def _abandon(self) -> None:
         """Give up on what is still open: called but never delivered."""

@@ -1,0 +1,107 @@
+"""The recorded searches: what each is for, and the deterministic answers they get."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from promptjobs.core.asks import Answer, Ask, Completion, CompletionBody, FailureReason, Key, Rollout, RolloutBody
+from promptjobs.core.config import JobConfig, resolve
+from promptjobs.core.prompt import Message
+from promptjobs.core.trial import Phase
+from promptjobs.db.journal import AnswerRecord, body_text
+from tests.fakes.config_bodies import body
+
+SYSTEM = "You are a banking assistant. Answer with one label."
+PROMPT = {
+    "messages": [
+        {"role": "system", "pattern": SYSTEM, "order": 0},
+        {"role": "user", "pattern": "Query: {query}", "order": 1},
+    ],
+    "wildcards": {"query": "REQUIRED"},
+}
+SIZES: Mapping[str, Any] = {
+    "gepa.rng_seed": 11,
+    "gepa.rollout.minibatch_size": 3,
+    "gepa.archive.pareto_set_size": 5,
+    "gepa.evaluation.train_seeds": list(range(12)),
+    "gepa.evaluation.validation_seeds": list(range(100, 104)),
+    "gepa.evaluation.test_pool": list(range(200, 203)),
+    "gepa.population.num_generations": 50,
+    "gepa.population.patience_generations": 50,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One search. changes: to the request's body. order: seed for the order in which lanes are resumed.
+
+    stop_at: number of the turn by which a deadline stops it. failing: share of rollouts and completions that fail.
+    """
+
+    name: str
+    changes: Mapping[str, Any]
+    has_prompt: bool = True
+    order: int = 1
+    stop_at: int | None = None
+    failing: float = 0.0
+    budget: int = 90
+
+    def config(self) -> JobConfig:
+        prompt = {"initial_prompt": PROMPT} if self.has_prompt else {}
+        changes = {**SIZES, **prompt, "gepa.rollout.budget": self.budget, **self.changes}
+        return resolve("gepa", body(changes), None).config
+
+
+TRAIN = {"gepa.archive.pareto_source": "train"}
+VALIDATION = {"gepa.archive.pareto_source": "validation"}
+
+SCENARIOS = (
+    Scenario("one_lane_train", {**TRAIN, "gepa.lanes": 1}),
+    Scenario("four_lanes_train", {**TRAIN, "gepa.lanes": 4}, order=2),
+    Scenario("four_lanes_train_fixed", {**TRAIN, "gepa.lanes": 4, "gepa.turn_order": "fixed"}),
+    Scenario("one_lane_validation", {**VALIDATION, "gepa.lanes": 1}),
+    Scenario("four_lanes_validation", {**VALIDATION, "gepa.lanes": 4}, order=3),
+    Scenario("probes", {**TRAIN, "gepa.lanes": 4}, has_prompt=False, order=4),
+    Scenario("deadline", {**TRAIN, "gepa.lanes": 4}, order=5, stop_at=50, budget=400),
+    Scenario("failures", {**TRAIN, "gepa.lanes": 4}, order=6, failing=0.08, budget=110),
+)
+
+
+def _fraction(key: Key, salt: str) -> float:
+    return int.from_bytes(hashlib.blake2b(key + salt.encode(), digest_size=6).digest()) / 2**48
+
+
+def answer(ask: Ask, failing: float = 0.0) -> AnswerRecord:
+    """A pure function of the ask: scores by hash, and replies in the form that the reflection asks for."""
+    fails = _fraction(ask.key, "fails") < failing
+    match ask:
+        case Rollout():
+            return _rollout(ask, fails and ask.phase is not Phase.BOOTSTRAP)
+        case Completion():
+            return _completion(ask, fails)
+
+
+def _rollout(ask: Rollout, fails: bool) -> AnswerRecord:
+    if fails:
+        failed = RolloutBody((), "", "the tool answered with status 500")
+        return AnswerRecord(ask, Answer(ask.key, reason=FailureReason.TASK_APP_ERROR), body_text(failed))
+    score = round(4 * _fraction(ask.key, "score")) / 4
+    seen = (Message("system", SYSTEM), Message("user", f"Query: question {ask.seed}"))
+    said = RolloutBody(seen, f"label {ask.seed % 7}", f"expected label {ask.seed % 5}")
+    return AnswerRecord(ask, Answer(ask.key, score, None, 30, 2, 0, 1e-5, 0.1), body_text(said))
+
+
+def _completion(ask: Completion, fails: bool) -> AnswerRecord:
+    if fails:
+        failed = CompletionBody("the provider answered with status 500", "error")
+        return AnswerRecord(
+            ask, Answer(ask.key, reason=FailureReason.PROVIDER_ERROR), body_text(failed), finish_reason="error"
+        )
+    text = f"You are a banking assistant. Rule {ask.key.hex()[:6]}: answer with one label."
+    ticks = max(re.findall(r"^`{3,}", ask.messages[-1].content, re.MULTILINE), key=len, default="```")
+    # One reply in twelve cannot be read, as it happens with real models.
+    reply = text if _fraction(ask.key, "unfenced") < 1 / 12 else f"{ticks}\n{text}\n{ticks}"
+    body = body_text(CompletionBody(reply, "stop"))
+    return AnswerRecord(ask, Answer(ask.key, None, None, 400, 40, 0, 1e-4, 0.5), body, finish_reason="stop")
