@@ -186,6 +186,7 @@ async def test_scores_that_are_all_invalid_fail_the_job_with_what_came(api: Api,
     await assert_failed(api, await api.submit(config(ports.task_app_url)), "invalid_score", "[0, 1]", "high")
 
 
+@pytest.mark.slow
 async def test_each_fault_of_a_task_app_is_an_answer_of_its_own_or_is_waited_out(api: Api, task_app, ports, model):
     other = [{"role": "system", "content": "You answer riddles."}, {"role": "user", "content": "Question: 1"}]
     cases: dict[str, tuple[list[Any], list[tuple[str | None, int]]]] = {

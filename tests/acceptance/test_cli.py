@@ -278,6 +278,7 @@ def test_database_and_service_end_together_on_a_signal(data_dir: Path, models: s
         assert processes_of(elsewhere) == []
 
 
+@pytest.mark.slow
 def test_port_in_use_is_one_line(world: World):
     port = world.url.rpartition(":")[2]
     refused = run("serve", "--port", port, "--data-dir", str(world.data_dir / "unused"))
@@ -286,6 +287,7 @@ def test_port_in_use_is_one_line(world: World):
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_database_that_cannot_start_is_one_line(tmp_path: Path):
     blocked = tmp_path / "file"
     blocked.touch()
@@ -374,6 +376,7 @@ def test_ctrl_c_ends_the_demo_and_all_its_processes(demo_dir: Path, models: str)
         assert json.loads(run("show", job_id, "--url", url, "--json").stdout)["status"] == "cancelled"
 
 
+@pytest.mark.slow
 def test_demo_that_is_interrupted_while_it_starts_leaves_nothing(demo_dir: Path):
     with started("demo", "--data-dir", str(demo_dir)) as demo:
         assert demo.stdout is not None
@@ -384,6 +387,7 @@ def test_demo_that_is_interrupted_while_it_starts_leaves_nothing(demo_dir: Path)
     assert processes_of(demo_dir) == []
 
 
+@pytest.mark.slow
 def test_demo_keeps_away_from_a_directory_that_another_service_works_on(world: World):
     refused = run("demo", "--data-dir", str(world.data_dir))
     assert refused.returncode == 2

@@ -52,6 +52,7 @@ async def assert_improved(api: Api, job_id: str) -> Json:
     return job
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [sdk_0_2, sdk_0_4, sdk_0_6])
 async def test_replies_of_every_era_of_the_sdk_are_read(api, task_app, ports, shape):
     app: FaultyApp = await task_app(shape=shape)
@@ -78,6 +79,7 @@ async def test_apps_that_are_given_a_policy_url_and_seeds_run_a_job(api, task_ap
     assert {visit.body["policy_config"]["model"] for visit in app.visits} == {"policy"}
 
 
+@pytest.mark.slow
 async def test_a_bare_list_of_scores_is_a_reply(api, task_app, ports):
     await task_app(speaks="policy_url", shape=policy_url_scores, info={"name": "toy"})
     await assert_improved(api, await api.submit(config(ports.task_app_url, SHORT)))

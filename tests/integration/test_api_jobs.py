@@ -371,13 +371,18 @@ async def test_ready_means_that_the_schema_is_the_one_of_this_version(
 ) -> None:
     assert (await client.get("/readyz")).json()["status"] == "ready"
     connection = await database.connect()
-    await connection.execute("UPDATE alembic_version SET version_num = '0000'")
-    answer = await client.get("/readyz")
-    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
-    assert "schema 0000" in answer.json()["detail"]
-    await connection.execute("DROP TABLE alembic_version")
-    await connection.close()
-    assert "schema none" in (await client.get("/readyz")).json()["detail"]
+    head = await connection.fetchval("SELECT version_num FROM alembic_version")
+    try:
+        await connection.execute("UPDATE alembic_version SET version_num = '0000'")
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+        assert "schema 0000" in answer.json()["detail"]
+        await connection.execute("DELETE FROM alembic_version")
+        assert "schema none" in (await client.get("/readyz")).json()["detail"]
+    finally:  # the database is used again
+        await connection.execute("DELETE FROM alembic_version")
+        await connection.execute("INSERT INTO alembic_version VALUES ($1)", head)
+        await connection.close()
 
 
 async def test_the_description_is_complete(client: httpx.AsyncClient) -> None:
