@@ -2,7 +2,7 @@
 
 The world answers at once and in this process, so what is measured is the service: the core's turns, the runner, the
 writer and a real Postgres with synchronous_commit=on. CPU is that of this process unless it says Postgres.
-Run: python benchmarks/journal.py [--answers 20000] [--repeats 3] [--without-foreign-keys]
+Run: python benchmarks/journal.py [--answers 20000] [--repeats 3]
 """
 
 import argparse
@@ -15,7 +15,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import uvloop
 
 from common import (
@@ -218,16 +217,6 @@ def best(repeats: int, key: str, measured: Callable[[], Any]) -> Any:
     return max((uvloop.run(measured()) for _ in range(repeats)), key=lambda found: found[-1][key])
 
 
-async def without_foreign_keys(database: Database) -> None:
-    connection: asyncpg.Connection = await database.connect()
-    for row in await connection.fetch(
-        "SELECT conrelid::regclass::text AS name, conname FROM pg_constraint WHERE contype = 'f' "
-        "AND confrelid = 'jobs'::regclass"
-    ):
-        await connection.execute(f"ALTER TABLE {row['name']} DROP CONSTRAINT {row['conname']}")
-    await connection.close()
-
-
 def measure(options: argparse.Namespace) -> tuple[str, dict[str, Figures]]:
     with postgres_server() as server:
         data_dir = server.server.data_dir
@@ -241,8 +230,6 @@ def measure(options: argparse.Namespace) -> tuple[str, dict[str, Figures]]:
 
         version = uvloop.run(on(postgres_version))
         syncs = fdatasyncs_per_second(data_dir)
-        if options.without_foreign_keys:
-            uvloop.run(on(without_foreign_keys))
         job_id, bound = repeated("answers_per_second", lambda d: live(d, data_dir, options.answers, True))
         _, unbound = repeated("answers_per_second", lambda d: live(d, data_dir, options.answers, False))
 
@@ -303,7 +290,6 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=20_000, help="of a live run")
     parser.add_argument("--memory-answers", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3, help="the best of so many runs is shown")
-    parser.add_argument("--without-foreign-keys", action="store_true", help="drop those that point at jobs first")
     options = parser.parse_args()
     version, figures = measure(options)
     here = machine(version)

@@ -15,6 +15,7 @@ import pytest
 
 from promptjobs.db import embedded
 from promptjobs.db.migrate import migrate
+from promptjobs.db.models import Base
 from promptjobs.db.session import Database
 
 ROOT_VARIABLE = "PROMPTJOBS_TEST_ROOT"
@@ -93,14 +94,15 @@ async def clone(server_url: str) -> str:
 
 
 async def emptied(url: str) -> None:
-    """End what an earlier test has left connected, and delete its rows: all of them hang on jobs."""
+    """End what an earlier test has left connected, and delete its rows."""
     database = Database.open(url)
     connection: asyncpg.Connection = await database.connect()
     await connection.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
-    await connection.execute("DELETE FROM jobs")
+    for table in reversed(Base.metadata.sorted_tables):
+        await connection.execute(f"DELETE FROM {table.name}")
     await connection.close()
     await database.close()
 

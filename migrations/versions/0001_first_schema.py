@@ -92,7 +92,6 @@ def upgrade() -> None:
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_calls_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("token", "n", name=op.f("pk_calls")),
     )
     op.create_index("ix_calls_job_id_key", "calls", ["job_id", "key"], unique=False)
@@ -110,7 +109,6 @@ def upgrade() -> None:
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_candidates_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "candidate_id", name=op.f("pk_candidates")),
     )
     op.create_table(
@@ -137,7 +135,6 @@ def upgrade() -> None:
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_completions_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "key", name=op.f("pk_completions")),
     )
     op.create_table(
@@ -152,7 +149,6 @@ def upgrade() -> None:
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_events_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "seq", name=op.f("pk_events")),
     )
     op.create_table(
@@ -181,7 +177,6 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("(score IS NULL) <> (reason IS NULL)", name=op.f("ck_rollouts_score_or_reason")),
         sa.CheckConstraint("score BETWEEN 0 AND 1", name=op.f("ck_rollouts_score")),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_rollouts_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "key", name=op.f("pk_rollouts")),
     )
     op.create_index(
@@ -217,7 +212,6 @@ def upgrade() -> None:
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_tokens_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_tokens")),
     )
     op.create_index(op.f("ix_tokens_job_id"), "tokens", ["job_id"], unique=False)
@@ -240,7 +234,6 @@ def upgrade() -> None:
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
         sa.CheckConstraint("score BETWEEN 0 AND 1", name=op.f("ck_trials_score")),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_trials_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "n", name=op.f("pk_trials")),
     )
     op.create_table(
@@ -256,7 +249,6 @@ def upgrade() -> None:
         sa.Column(
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_turns_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "n", name=op.f("pk_turns")),
     )
     op.create_table(
