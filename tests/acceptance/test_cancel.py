@@ -155,6 +155,7 @@ async def test_a_job_out_of_time_validates_and_publishes_the_best_it_has(api: Ap
     assert end["data"]["finish_reason"] == "deadline"
 
 
+@pytest.mark.slow
 async def test_a_job_out_of_time_before_its_baseline_is_measured_has_failed(api: Api, task_app, ports):
     app: FaultyApp = await task_app()
     for seed in range(20):

@@ -139,6 +139,7 @@ def test_run_reports_the_job_as_the_service_has_it(world: World, finished: dict[
     assert finished["status"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_result_is_told_in_words_again_and_again(world: World, finished: dict[str, Any]):
     for command in ("show", "watch"):
         told = run(command, finished["job_id"], "--url", world.url)
@@ -217,6 +218,7 @@ def test_failed_job_has_its_own_exit_code(world: World):
     assert "the task app at http://127.0.0.1:9 cannot be used" in failed.stdout
 
 
+@pytest.mark.slow
 def test_reader_that_goes_away_is_no_failure_of_the_job(world: World, finished: dict[str, Any]):
     watch = " ".join([*COMMAND, "watch", finished["job_id"], "--url", world.url])
     for option in ("--json", ""):

@@ -3,6 +3,8 @@
 from collections import Counter
 from itertools import pairwise
 
+import pytest
+
 from promptjobs.core.trial import Phase
 from promptjobs.demo.dataset import BASELINE_SYSTEM, USER_PATTERN, load_dataset
 from promptjobs.demo.model_server import POLICY_MODEL
@@ -191,6 +193,7 @@ def test_the_list_shows_the_job_without_the_content_of_its_snapshot(finished: Fi
     assert "prompt_best_snapshot" not in finished.listed["metadata"]
 
 
+@pytest.mark.slow
 async def test_four_jobs_at_once_end_without_a_rollout_of_each_other(api: Api, task_app, ports):
     app: FaultyApp = await task_app()
     jobs = [await api.submit(config(ports.task_app_url, {"gepa.rng_seed": n})) for n in range(4)]

@@ -204,6 +204,7 @@ async def test_a_service_that_is_killed_again_and_again_repeats_nothing_that_was
 # --- hand-over -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_sigterm_hands_the_job_over_at_once_and_no_rollout_fails(
     processes: Processes, database: Database, task_app, ports, model: FaultyModel, undisturbed: Found
 ):

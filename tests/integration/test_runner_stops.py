@@ -301,6 +301,7 @@ async def test_connections_that_break_in_mid_commit_lose_and_repeat_nothing(data
     await assert_replays(job, result)
 
 
+@pytest.mark.slow
 async def test_a_transport_cut_at_a_random_byte_loses_and_repeats_nothing(database: Database) -> None:
     """The outcome of a group is then unknown: it may or may not have been committed."""
     job = await job_of(database, lambda: Evolving(lanes=4, budget=200))
