@@ -45,7 +45,8 @@ class Journaled:
             await connection.execute(
                 "UPDATE jobs SET lease_until = clock_timestamp() - interval '1 second' WHERE id = $1", self.job_id
             )
-            claim = await claim_next(connection, "test-worker", 60.0)
+            # Longer than any test: a finished run stays "running" here, and must not be due before this job.
+            claim = await claim_next(connection, "test-worker", 3_600.0)
         finally:
             await connection.close()
         assert claim is not None
