@@ -5,7 +5,7 @@ import hashlib
 import io
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -253,8 +253,13 @@ async def served(app: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def running_world(database: Database, **options: Any) -> AsyncIterator[World]:
-    """options: of the interceptor. Its tokens' time is the world's clock, which stands still."""
+async def running_world(
+    database: Database, *, more: Mapping[str, tuple[str, SecretStr | None]] | None = None, **options: Any
+) -> AsyncIterator[World]:
+    """A world that lives until the end of the block.
+
+    more: providers beside its own. options: of the interceptor. Its clock is the world's, which stands still.
+    """
     clock = Clock()
     async with AsyncExitStack() as stack:
         connection = await database.connect()
@@ -272,6 +277,7 @@ async def running_world(database: Database, **options: Any) -> AsyncIterator[Wor
             {
                 "openai": (upstream.url, SecretStr(PROVIDER_KEY)),
                 "vllm": (f"http://127.0.0.1:{nobody.getsockname()[1]}/v1", None),
+                **(more or {}),
             }
         )
         interceptor = Interceptor(database, outgoing, providers, clock=clock, **options)

@@ -16,7 +16,8 @@ from promptjobs.core.config import (
     TaskAppConfig,
     resolve,
 )
-from promptjobs.core.config_fields import FIELDS, FieldType
+from promptjobs.core.config_fields import FIELDS
+from promptjobs.core.config_support import UPSTREAM
 from promptjobs.errors import InvalidConfig, NotYetSupported
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=8)
@@ -147,7 +148,9 @@ def test_section_of_another_algorithm_is_reported_and_not_used() -> None:
 # --- the policy, the meta-model and the budget ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [field.path for field in FIELDS if field.type is FieldType.UPSTREAM])
+@pytest.mark.parametrize(
+    "path", [path for field in FIELDS if field.refusal == UPSTREAM for path in (field.path, *field.aliases)]
+)
 def test_upstream_address_is_refused_with_the_reason(path: str) -> None:
     error = refused(body({path.removeprefix("prompt_learning."): "https://api.example.com/v1"}))
     assert error.field == path

@@ -8,11 +8,14 @@ import pytest
 
 from promptjobs.core.config import FieldSupport, resolve, support_table
 from promptjobs.core.config_prompt import MESSAGE_KEYS, PROMPT_KEYS
+from promptjobs.core.config_support import FieldType
+from promptjobs.core.stops import StopReason
 from promptjobs.demo.dataset import USER_PATTERN, Split, baseline_system, load_dataset
 from promptjobs.demo.model_server import POLICY_MODEL, REFLECTION_MODEL
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+SEARCH_TABLES = ("termination_config.", "verifier.", "proxy_models.")
 EXAMPLES = sorted((ROOT / "configs").glob("gepa_*.toml"))
 
 
@@ -60,3 +63,14 @@ def test_demo_example_names_the_offline_models() -> None:
     text = (ROOT / "configs" / "gepa_demo.toml").read_text(encoding="utf-8")
     config = resolve("gepa", tomllib.loads(text), None).config
     assert (config.policy.model, config.gepa.meta_model.model) == (POLICY_MODEL, REFLECTION_MODEL)
+
+
+def test_page_of_gepa_explains_every_setting_of_the_search_and_every_stop() -> None:
+    page = (ROOT / "docs" / "gepa.md").read_text(encoding="utf-8")
+    for field in support_table():
+        name = field.path.removeprefix("prompt_learning.").removeprefix("gepa.")
+        is_of_search = name != field.path.removeprefix("prompt_learning.") or name.startswith(SEARCH_TABLES)
+        if field.supported and field.type is not FieldType.REFUSED and is_of_search:
+            assert f"`{name}`" in page, name
+    for reason in StopReason:
+        assert f"| `{reason}` |" in page

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from promptjobs.api.parameters import EXAMPLE_ID
+from promptjobs.core.asks import Tier
 from promptjobs.core.trial import Phase
 from promptjobs.db.jobs import JobStatus
 
@@ -204,6 +205,7 @@ class RolloutObject(RolloutOutcome):
     candidate_id: str
     phase: Phase
     is_baseline: bool
+    tier: Tier = Field(description="`hi`: by the model under optimization; `lo`: by its stand-in (`proxy_models`).")
     prompt_tokens: int
     completion_tokens: int
     unknown_tokens: int

@@ -175,6 +175,7 @@ def rollout_object(rollout: StoredRollout) -> Json:
         **_rollout_outcome(rollout),
         "phase": rollout.phase,
         "is_baseline": rollout.is_baseline,
+        "tier": rollout.tier,
         "prompt_tokens": rollout.prompt_tokens,
         "completion_tokens": rollout.completion_tokens,
         "unknown_tokens": rollout.unknown_tokens,

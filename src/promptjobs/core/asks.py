@@ -26,12 +26,20 @@ def digest(*parts: Any) -> bytes:
 # --- asks: what the optimizer wants to know from the world ---------------------------------------------------------
 
 
+class Tier(StrEnum):
+    """Which of a job's models answers a rollout: HI is the one under optimization, LO a cheaper stand-in."""
+
+    HI = "hi"
+    LO = "lo"
+
+
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """One run of the task app on `seed` with the candidate's prompt in place.
 
     policy: hash of everything else that determines the answer (model, its parameters, the environment). draw numbers
-    deliberate repetitions. phase and is_baseline only label the answer: they are no part of the key.
+    deliberate repetitions. phase, is_baseline and tier only label the answer: they are no part of the key, and the
+    tiers differ in their policy.
     """
 
     candidate_id: str
@@ -40,6 +48,7 @@ class Rollout:
     phase: Phase
     is_baseline: bool = False
     draw: int = 0
+    tier: Tier = Tier.HI
     key: Key = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -59,12 +68,16 @@ class MetaModel:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One completion by a meta-model. `purpose` labels it (reflection, judge …); `draw` asks for another one."""
+    """One completion by a meta-model. `purpose` labels it (reflection, judge …); `draw` asks for another one.
+
+    timeout_seconds: for one attempt, None for the service's own. It is no part of the key.
+    """
 
     purpose: str
     model: MetaModel
     messages: tuple[Message, ...]
     draw: int = 0
+    timeout_seconds: float | None = None
     key: Key = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -96,6 +109,7 @@ class FailureReason(StrEnum):
     PROMPT_NOT_MATCHED = "prompt_not_matched"
     PROVIDER_ERROR = "provider_error"
     PROVIDER_TIMEOUT = "provider_timeout"
+    JUDGE_FAILED = "judge_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +136,25 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class CallBody:
+    """One call of a rollout's LLM: what it was sent, and its reply's text."""
+
+    messages: tuple[Message, ...]
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutBody:
-    """What a rollout said: the messages its LLM saw, its output, the task app's feedback or the failure's detail."""
+    """What a rollout said: the messages its LLM saw, its output, the task app's feedback or the failure's detail.
+
+    calls: the answered calls one by one, where a judge is to see them and there were several.
+    """
 
     messages: tuple[Message, ...]
     output: str
     feedback: str
     expected: str = ""
+    calls: tuple[CallBody, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

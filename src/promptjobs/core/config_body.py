@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from promptjobs.core.config_fields import FREE_FORM, MAX_NAME, SECTION
+from promptjobs.core.config_support import FREE_FORM, MAX_NAME, SECTION
 from promptjobs.core.config_values import REDACTED, shown
 from promptjobs.errors import InvalidConfig
 
@@ -174,8 +174,9 @@ def _is_secret(path: Path, value: Any) -> bool:
             is_declaration = parent == "wildcards" and value.upper() in ("REQUIRED", "OPTIONAL")
             return not is_declaration and not VARIABLE.fullmatch(value)
         case dict():
-            # gepa.token is a table of limits.
-            return not (name == "token" and parent == "gepa")
+            # gepa.token is a table of limits, and below a schema's properties stand schemas.
+            is_schema = parent == "properties" and "json_schema" in path
+            return not is_schema and not (name == "token" and parent == "gepa")
         case bool():
             return False
         case _:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from promptjobs.core.config_fields import MAX_NAME
+from promptjobs.core.config_support import MAX_NAME
 from promptjobs.core.config_values import is_integer, shown
 from promptjobs.core.prompt import PLACEHOLDER, PromptPattern, PromptTemplate, Section
 from promptjobs.errors import InvalidConfig, PromptError

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 from urllib.parse import urlsplit
 
-from promptjobs.core.config_fields import (
-    FIELD_AT,
-    FIELDS,
+from promptjobs.core.config_fields import FIELD_AT, FIELDS, SWITCHES, TABLES
+from promptjobs.core.config_support import (
     MAX_NAME,
     MAX_SEED,
     MAX_SEEDS,
+    MAX_STRINGS,
     MAX_TEXT,
-    TABLES,
     FieldSupport,
     FieldType,
 )
@@ -29,9 +28,13 @@ NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f\\]")
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """values: one per supported field, by its first path; defaults filled in."""
+    """values: one per supported field, by its first path; defaults filled in. given: the paths of those that were sent.
+
+    Both are about fields, so a section without any is as good as none.
+    """
 
     values: dict[str, Any]
+    given: frozenset[str]
     warnings: list[str]
 
 
@@ -50,6 +53,8 @@ def read_fields(whole: Mapping[str, Any], changed: Mapping[str, Any]) -> Given:
         field = FIELD_AT[path]
         if value is None or (field.path in by_override and path not in overridden):
             continue
+        if field.supported and any(_same(value, nothing) for nothing in field.harmless):
+            continue
         if not field.supported:
             require_harmless(field, path, value)
             if field.type is FieldType.OTHER_ALGORITHM:
@@ -63,7 +68,7 @@ def read_fields(whole: Mapping[str, Any], changed: Mapping[str, Any]) -> Given:
                 path,
             )
         values[field.path], read_at[field.path] = one, path
-    return Given(values, warnings)
+    return Given(values, frozenset(read_at), warnings)
 
 
 def _known(tree: Mapping[str, Any], path: str = "") -> tuple[dict[str, Any], list[str]]:
@@ -78,14 +83,25 @@ def _known(tree: Mapping[str, Any], path: str = "") -> tuple[dict[str, Any], lis
         if "." not in key and here in FIELD_AT:
             found[here] = value
         elif "." not in key and here in TABLES:
-            if value is not None and not isinstance(value, dict):
-                raise InvalidConfig(f"expected an object, got {shown(value)}", here)
-            inner, unknown = _known(value or {}, here)
+            table = _table(here, value)
+            inner, unknown = _known(table, here)
             found |= inner
             warnings += unknown
         elif key != "metadata" and here != "task_app_api_key":
             warnings.append(f"unknown key {here} is ignored")
     return found, warnings
+
+
+def _table(path: str, value: Any) -> dict[str, Any]:
+    """A table that may be written as its switch alone. An adaptive section without anything in it is switched on."""
+    switch = SWITCHES.get(path)
+    if value is None or (isinstance(value, dict) and (value or switch != "level")):
+        return value or {}
+    if switch is None:
+        raise InvalidConfig(f"expected an object, got {shown(value)}", path)
+    if switch == "level" and (value is False or value is True or value == {}):
+        value = "NONE" if value is False else FIELD_AT[f"{path}.{switch}"].default
+    return {switch: value}
 
 
 def read(field: FieldSupport, path: str, value: Any) -> Any:
@@ -99,7 +115,10 @@ def read(field: FieldSupport, path: str, value: Any) -> Any:
         case FieldType.NUMBER:
             return float(_number(field, path, value, int | float))
         case FieldType.CHOICE:
-            return _expect(field, path, value, value in field.choices)
+            same = [one for one in field.choices if isinstance(value, str) and one.lower() == value.lower()]
+            return _expect(field, path, value, same) and same[0]
+        case FieldType.CHOICES:
+            return _choices(field, path, value)
         case FieldType.NAME:
             return _expect(field, path, value, isinstance(value, str) and 0 < len(value.strip()) <= MAX_NAME).strip()
         case FieldType.TEXT:
@@ -108,19 +127,19 @@ def read(field: FieldSupport, path: str, value: Any) -> Any:
             return _expect(field, path, value, isinstance(value, bool))
         case FieldType.LIST:
             return _expect(field, path, value, isinstance(value, list))
+        case FieldType.STRINGS:
+            return _strings(field, path, value, MAX_TEXT)
+        case FieldType.PATTERNS:
+            return _strings(field, path, value, MAX_NAME)
         case FieldType.URL:
             return _url(field, path, value)
         case FieldType.SEEDS:
             return _seeds(field, path, value)
         case FieldType.OBJECT:
             return _without_redactions(_expect(field, path, value, isinstance(value, dict)), path)
-        case FieldType.UPSTREAM:
-            raise InvalidConfig(
-                "an upstream address cannot be given with a job: the provider's name is looked up in the server's "
-                "provider registry, which its operator sets with environment variables",
-                path,
-            )
-        case FieldType.PROMPT | FieldType.SECRET | FieldType.VERIFIER | FieldType.ADAPTIVE | FieldType.OTHER_ALGORITHM:
+        case FieldType.REFUSED:
+            raise InvalidConfig(field.refusal, path)
+        case FieldType.PROMPT | FieldType.SECRET | FieldType.OTHER_ALGORITHM:
             return value
         case _:
             assert_never(field.type)
@@ -132,13 +151,6 @@ def require_harmless(field: FieldSupport, path: str, value: Any) -> None:
     match field.type:
         case FieldType.OTHER_ALGORITHM:
             return
-        case FieldType.VERIFIER:
-            is_harmless = isinstance(value, dict) and value.get("enabled") in (None, False)
-            otherwise = ", or say enabled = false"
-        case FieldType.ADAPTIVE:
-            level = value.get("level") if isinstance(value, dict) else None
-            is_harmless = isinstance(level, str) and level.upper() == "NONE"
-            otherwise = ', or say level = "NONE"'
         case _:
             is_harmless = any(_same(value, other) for other in (field.default, *field.harmless))
     if not is_harmless:
@@ -183,6 +195,20 @@ def _expect(field: FieldSupport, path: str, value: Any, holds: object) -> Any:
 def _number(field: FieldSupport, path: str, value: Any, kind: Any) -> Any:
     number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
     return _expect(field, path, value, number and field.low <= value <= field.high)
+
+
+def _choices(field: FieldSupport, path: str, value: Any) -> tuple[str, ...]:
+    """In the order of the field's choices."""
+    fine = isinstance(value, list) and value and all(one in field.choices for one in value)
+    _expect(field, path, value, fine and len(set(value)) == len(value))
+    return tuple(one for one in field.choices if one in value)
+
+
+def _strings(field: FieldSupport, path: str, value: Any, longest: int) -> tuple[str, ...]:
+    fine = isinstance(value, list) and len(value) <= MAX_STRINGS
+    for one in _expect(field, path, value, fine):
+        _expect(field, path, one, isinstance(one, str) and 0 < len(one) <= longest)
+    return tuple(value)
 
 
 def _url(field: FieldSupport, path: str, value: Any) -> str:

@@ -1,7 +1,8 @@
 """GEPA with lanes: reflective prompt evolution over a Pareto front. Pure: no clock, no IO, its own randomness.
 
 Source: Agrawal et al. 2025, arXiv 2507.19457. Departures: lanes share one archive and never wait for each other; the
-budget is reserved before it is asked; comparisons are paired, and a failure is never a score.
+budget is reserved before it is asked; comparisons are paired, and a failure is never a score; by default children are
+raced (`racing`) instead of being validated in full (`gepa_gate`).
 """
 
 import random
@@ -11,34 +12,46 @@ from typing import Any
 
 from promptjobs.core import gepa_events as events
 from promptjobs.core.archive import Archive, Candidate, FrontChange
-from promptjobs.core.asks import (
-    CandidateFact,
-    Fact,
-    Fork,
-    ProgressFact,
-    Recall,
-    Step,
-    Steps,
-    digest,
-)
+from promptjobs.core.asks import CandidateFact, Fact, Fork, ProgressFact, Recall, Step, Steps, digest
 from promptjobs.core.config import JobConfig
+from promptjobs.core.crossover import Crossover
+from promptjobs.core.demonstrations import MARK, Ladder
 from promptjobs.core.evaluations import Evaluations, Reservation
 from promptjobs.core.gepa_closing import Closing
+from promptjobs.core.gepa_gate import Gate
 from promptjobs.core.gepa_proposals import Proposals
+from promptjobs.core.gepa_rebuilding import rebuild
 from promptjobs.core.inference import infer_template
 from promptjobs.core.lanes import Cause, Lane
-from promptjobs.core.limits import Budget, end_rollouts, probe_seeds, total_budget
+from promptjobs.core.limits import (
+    Budget,
+    draft_count,
+    end_rollouts,
+    lane_count,
+    opening_seeds,
+    probe_seeds,
+    total_budget,
+)
+from promptjobs.core.objectives import Objective, oriented_values
 from promptjobs.core.optimizer import Adopted
-from promptjobs.core.prompt import PromptPattern
+from promptjobs.core.pools import AdaptivePool, FeedbackPool
+from promptjobs.core.prompt import PromptPattern, PromptTemplate
+from promptjobs.core.racing import COMMON_SHARE, Race
 from promptjobs.core.result import Attempt
+from promptjobs.core.screening import Screening
+from promptjobs.core.selection import draw_parent
+from promptjobs.core.stops import SearchState, StopReason, Stops
 from promptjobs.core.trial import Phase, Trial
 from promptjobs.errors import JobFailed, PromptError
 
-COMMON_SHARE = 0.8
-"""Parent and child are compared where at least this share of the minibatch was answered for both."""
-
 FAILURES_IN_A_ROW = 5
-"""Trials without any score, or minibatches with too few, after which the search gives up."""
+"""Trials without any score after which the search gives up."""
+
+IDLE_PROPOSALS = 25
+"""Finished proposals in a row that cost no rollout after which there is nothing left to try."""
+
+TRADE_OFF = 0.05
+"""An objective besides the score must be better by this share to make up for a score that is only as good."""
 
 
 class Gepa:
@@ -48,22 +61,56 @@ class Gepa:
         self.config = config
         self.gepa = config.gepa
         self.budget = Budget(total_budget(self.gepa), end_rollouts(self.gepa))
-        self.evaluations = Evaluations(policy_digest(config), self.budget)
+        self.evaluations = Evaluations.of(config, self.budget)
         self.front_seeds = self.gepa.front_seeds
-        self.archive = Archive(self.front_seeds)
-        self.minibatches = Minibatches(self.gepa.feedback_seeds, self.gepa.minibatch_size, self.gepa.rng_seed)
+        self.archive = self._new_archive()
+        adaptive = self.gepa.adaptive_pool
+        pool = AdaptivePool(adaptive, self.gepa.feedback_seeds, self.gepa.rng_seed) if adaptive else None
+        self.pool = FeedbackPool(self.gepa.feedback_seeds, self.gepa.minibatch_size, self.gepa.rng_seed, pool)
         self.candidates: dict[str, Candidate] = {}
         self.attempts: dict[str, Attempt] = {}
         self.base: Candidate | None = None
         self.phase = Phase.BOOTSTRAP
         self.finish_reason: str | None = None
-        self.proposals = Proposals(self.gepa, self.evaluations, self.candidates)
+        self.ladder = Ladder(self.gepa.max_demonstrations)
+        self.proposals = Proposals(config, self.evaluations, self.candidates, self.ladder)
+        self.crossover = Crossover(self)
+        self.acceptance: Race | Gate = Race(self) if self.is_race else Gate(self)
+        self.stops = Stops(self.gepa)
+        self.counts: Counter[int] = Counter()
+        self.finished = 0
+        self.accepted = 0
+        self.is_exhausted = False
         self._started = 0
-        self._finished = 0
-        self._accepted = 0
+        self._accepted_in_generation = 0
         self._best_generation = 0
         self._perfect_in_a_row = 0
-        self._thin_in_a_row = 0
+        self._idle_in_a_row = 0
+
+    @property
+    def is_race(self) -> bool:
+        return self.gepa.acceptance == "race"
+
+    @property
+    def has_proxy(self) -> bool:
+        return self.evaluations.proxy is not None
+
+    @property
+    def min_improvement(self) -> float:
+        """By how much a child's mean must pass its parent's."""
+        return self.gepa.adaptive_batch.min_local_improvement if self.gepa.adaptive_batch else 0.0
+
+    @property
+    def is_drafting(self) -> bool:
+        """Whether the next proposal is one of the drafts that are made of the baseline."""
+        return self._started <= draft_count(self.gepa)
+
+    def best_candidate(self) -> Candidate:
+        return self.archive.members[self.archive.best()]
+
+    def draw_parent(self, rng: random.Random) -> Candidate:
+        how = self.gepa.parent_selection
+        return draw_parent(self.archive, rng, how, epsilon=self.gepa.epsilon, top_k=self.gepa.top_k)
 
     # --- the search --------------------------------------------------------------------------------------------------
 
@@ -71,40 +118,123 @@ class Gepa:
         yield Step(facts=[events.started(self.config, self.budget.total)])
         if self.base is None or self.base.candidate_id not in self.archive:
             yield from self._baseline(lane)
-        yield Fork([self._lane] * self.gepa.lanes)
-        self.finish_reason = self.finish_reason or "rollout_budget"
+        lanes = lane_count(self.gepa, self.budget.left)
+        if isinstance(self.acceptance, Race) and not self.accepted and self._may_go_on():
+            # The first step is the largest: whatever else was begun from the baseline meanwhile would be lost on it.
+            count = draft_count(self.gepa)
+            self._started += count
+            accepted = yield from self.acceptance.drafts(lane, count)
+            for n in range(count):
+                yield Step(facts=self._proposal_finished(accepted and n == 0))
+        yield Fork([self._lane] * lanes)
+        self.finish_reason = self.finish_reason or StopReason.ROLLOUT_BUDGET
 
     def closing(self, lane: Lane, cause: Cause | None) -> Steps:
         return (yield from Closing(self, cause).run(lane))
+
+    def _lane(self, lane: Lane) -> Steps:
+        while not self.is_exhausted and self._may_go_on():
+            yield from self._turn(lane)
+
+    def _turn(self, lane: Lane) -> Steps:
+        """One proposal from start to end."""
+        change = self.pool.next_iteration()
+        if change is not None:
+            yield Step(facts=[events.pool_changed(change)])
+        self._started += 1
+        rollouts = self.evaluations.stats.total_rollouts
+        accepted = yield from self.acceptance.iteration(lane)
+        if accepted is None:
+            self._started -= 1
+            return
+        self._idle_in_a_row = 0 if self.evaluations.stats.total_rollouts > rollouts else self._idle_in_a_row + 1
+        yield Step(facts=self._proposal_finished(accepted))
+
+    def _may_go_on(self) -> bool:
+        if self.finish_reason is None:
+            nothing = self._perfect_in_a_row >= 2 * self.pool.per_epoch or self._idle_in_a_row >= IDLE_PROPOSALS
+            state = SearchState(
+                proposals=self._started,
+                generation=self.generation,
+                best_generation=self._best_generation,
+                trials=self.evaluations.trials,
+                rollouts_left=self.budget.left,
+                best_score=self.archive.ranking[self.archive.best()],
+                has_evidence=not nothing,
+                meta_calls_under_way=self.proposals.under_way,
+            )
+            self.finish_reason = self.stops.reason(state, self.evaluations.stats)
+        return self.finish_reason is None
+
+    @property
+    def generation(self) -> int:
+        """`children_per_generation` finished proposals make a generation."""
+        return self.finished // self.gepa.children_per_generation
+
+    def found_nothing(self, has_looked: bool) -> None:
+        """There was nothing to learn from."""
+        self._perfect_in_a_row += has_looked
+
+    def found_evidence(self) -> None:
+        self._perfect_in_a_row = 0
+
+    # --- the baseline ------------------------------------------------------------------------------------------------
 
     def _baseline(self, lane: Lane) -> Steps:
         template = self.config.template()
         if template is None:
             template = yield from self._probe(lane)
-        self.proposals.begin(template)
+        self.begin(template)
         base_id = template.digest()
         base = self.candidates.get(base_id) or Candidate(base_id, len(self.candidates), template, base_id)
         facts = self._introduce(base)
         self.base = base
-        reservation = self._reserve(len(self.gepa.front_seeds))
+        seeds = opening_seeds(self.gepa)
+        reservation = self._reserve(len(seeds) * (1 + self.has_proxy))
         facts.append(events.phase_changed(self.phase, Phase.OPTIMIZATION))
         self.phase = Phase.OPTIMIZATION
-        seeds = self.gepa.front_seeds
-        trial = yield from self.score(lane, base, seeds, Phase.OPTIMIZATION, reservation, facts)
-        yield Step(facts=[events.baseline(base, trial, self.evaluations.stats.total_rollouts)])
+        trial: Screening = yield from self.screen(lane, base, seeds, reservation, facts)
+        reservation.release()
+        yield Step(facts=[events.baseline(base, trial.seeds, trial.scores, self.evaluations.stats.total_rollouts)])
         if trial.score is None:
-            yield from self._fail("every rollout of the baseline failed", base, seeds)
+            yield from self.fail("every rollout of the baseline failed", base, seeds)
         scores = self.evaluations.scores(base.candidate_id, seeds)
         if len(scores) < COMMON_SHARE * len(seeds):
-            yield from self._fail(f"{len(seeds) - len(scores)} rollouts of the baseline failed", base, seeds)
-        change = self._open_archive(base, scores)
+            yield from self.fail(f"{len(seeds) - len(scores)} rollouts of the baseline failed", base, seeds)
+        change = self.open_archive(base, scores)
         yield Step(facts=[events.frontier_updated(self.archive, change), *self.progress()])
 
-    def _open_archive(self, base: Candidate, scores: Mapping[int, float]) -> FrontChange:
-        """The front's seeds are those on which the baseline was answered: a broken seed compares nobody."""
-        self.front_seeds = tuple(seed for seed in self.gepa.front_seeds if seed in scores)
-        self.archive = Archive(self.front_seeds, self.gepa.pareto_eps, self.gepa.selection_pressure)
-        return self.archive.add(base, scores)
+    def begin(self, template: PromptTemplate) -> None:
+        """The baseline is known: what may be changed in it, and whether examples can be told from its own text."""
+        self.proposals.begin(template)
+        if any(MARK in section.content for section in template.sections):
+            self.ladder.is_open = False
+
+    def _new_archive(self) -> Archive:
+        gepa = self.gepa
+        is_sparse = self.is_race or (gepa.adaptive_batch is not None)
+        return Archive(
+            self.front_seeds,
+            gepa.pareto_eps,
+            gepa.selection_pressure,
+            front=gepa.front,
+            objectives=gepa.objectives,
+            size=gepa.archive_size,
+            is_sparse=is_sparse,
+        )
+
+    def open_archive(self, base: Candidate, scores: Mapping[int, float]) -> FrontChange:
+        """The front's seeds are those on which the baseline did not fail: a broken seed compares nobody."""
+        opening = set(opening_seeds(self.gepa))
+        self.front_seeds = tuple(s for s in self.gepa.front_seeds if s in scores or s not in opening)
+        self.archive = self._new_archive()
+        self.counts.update(scores)
+        return self.archive.add(base, scores, self._objectives(base, tuple(scores)))
+
+    def _objectives(self, candidate: Candidate, seeds: Sequence[int]) -> dict[Objective, dict[int, float]]:
+        others = [Objective(name) for name in self.gepa.objectives if name != "score"]
+        known = self.evaluations.known[candidate.candidate_id]
+        return oriented_values([(seed, known[seed]) for seed in seeds if seed in known], others) if others else {}
 
     def _probe(self, lane: Lane) -> Steps:
         """Some rollouts with the task app's own messages unchanged: their pattern is the baseline prompt."""
@@ -113,7 +243,7 @@ class Gepa:
         reservation = self._reserve(len(seeds))
         trial = yield from self.score(lane, probe, seeds, Phase.BOOTSTRAP, reservation, self._introduce(probe))
         if trial.score is None:
-            yield from self._fail("every rollout with the task app's own messages failed", probe, seeds)
+            yield from self.fail("every rollout with the task app's own messages failed", probe, seeds)
         answered = [self.evaluations.known[probe.candidate_id][seed] for seed in seeds]
         bodies = yield Recall([answer.key for answer in answered if not answer.is_failure])
         try:
@@ -130,98 +260,19 @@ class Gepa:
             raise JobFailed(f"the budget of {self.budget.total} rollouts does not hold the baseline")
         return reservation
 
-    def _fail(self, what: str, candidate: Candidate, seeds: Sequence[int]) -> Steps:
+    def fail(self, what: str, candidate: Candidate, seeds: Sequence[int]) -> Steps:
         """Give up, naming the most frequent reason and one rollout's words."""
         known = self.evaluations.known[candidate.candidate_id]
-        failed = [known[seed] for seed in seeds if seed in known and known[seed].is_failure]
-        reason, count = Counter(answer.reason for answer in failed).most_common(1)[0]
-        [body] = yield Recall([next(answer.key for answer in failed if answer.reason is reason)])
-        raise JobFailed(f"{what}; {count} of {len(seeds)} with {reason}: {body.feedback}")
+        failed = [(seed, known[seed]) for seed in seeds if seed in known and known[seed].is_failure]
+        if not failed:
+            raise JobFailed(what)
+        reason, count = Counter(answer.reason for _, answer in failed).most_common(1)[0]
+        seed, answer = next((seed, answer) for seed, answer in failed if answer.reason is reason)
+        [body] = yield Recall([answer.key])
+        said = self.evaluations.feedback(candidate.candidate_id, seed) or body.feedback
+        raise JobFailed(f"{what}; {count} of {len(seeds)} with {reason}: {said}")
 
-    def _lane(self, lane: Lane) -> Steps:
-        while self._may_go_on():
-            parent = self.archive.draw_parent(lane.rng())
-            seeds = self.minibatches.next()
-            worst = self.evaluations.cost(parent.candidate_id, seeds) + len(seeds) + len(self.front_seeds)
-            reservation = Reservation.of(self.budget, worst)
-            if reservation is None:
-                # The other lanes go on: what they hold and do not spend comes back to them.
-                return
-            self._started += 1
-            accepted = yield from self._iteration(lane, parent, seeds, reservation)
-            reservation.release()
-            if accepted is None:
-                self._started -= 1
-            else:
-                yield Step(facts=self._proposal_finished(accepted))
-
-    def _may_go_on(self) -> bool:
-        if self.finish_reason is None:
-            if self._started >= self.gepa.num_generations * self.gepa.children_per_generation:
-                self.finish_reason = "num_generations"
-            elif self.generation - self._best_generation >= self.gepa.patience_generations:
-                self.finish_reason = "patience_generations"
-            elif self.gepa.max_trials is not None and self.evaluations.trials >= self.gepa.max_trials:
-                self.finish_reason = "max_trials"
-            elif self._perfect_in_a_row >= 2 * self.minibatches.per_epoch:
-                self.finish_reason = "nothing_to_learn"
-        return self.finish_reason is None
-
-    @property
-    def generation(self) -> int:
-        """`children_per_generation` finished proposals make a generation."""
-        return self._finished // self.gepa.children_per_generation
-
-    def _iteration(self, lane: Lane, parent: Candidate, seeds: Sequence[int], reservation: Reservation) -> Steps:
-        """One proposal from evidence to verdict.
-
-        Returns whether a child joined the archive; None where there was nothing to propose from.
-        """
-        before = yield from self.score(lane, parent, seeds, Phase.OPTIMIZATION, reservation)
-        if len(before.known_scores) < COMMON_SHARE * len(seeds):
-            # Whatever a child scored, the comparison would be incomplete.
-            self._thin_in_a_row += 1
-            if self._thin_in_a_row >= FAILURES_IN_A_ROW:
-                yield from self._fail(f"{FAILURES_IN_A_ROW} minibatches in a row had too few scores", parent, seeds)
-            return None
-        self._thin_in_a_row = 0
-        records = yield from self.proposals.evidence(parent, before)
-        if not records:
-            self._perfect_in_a_row += 1
-            return None
-        self._perfect_in_a_row = 0
-        child = yield from self.proposals.propose(parent, records, self._finished)
-        if child is None:
-            return False
-        after = yield from self.score(lane, child, seeds, Phase.OPTIMIZATION, reservation)
-        verdict = compared(before, after)
-        self.attempts[child.candidate_id] = Attempt(child, after.score, False)
-        if verdict != "improved":
-            yield Step(facts=[events.scored(child, after, False, False, verdict)])
-            return False
-        return (yield from self._join(lane, child, reservation))
-
-    def _join(self, lane: Lane, child: Candidate, reservation: Reservation) -> Steps:
-        """Score an improved child on the front's seeds and add it to the archive."""
-        seeds = self.front_seeds
-        trial = yield from self.score(lane, child, seeds, Phase.OPTIMIZATION, reservation)
-        scores = self.evaluations.scores(child.candidate_id, seeds)
-        if len(scores) < len(seeds):
-            self.attempts[child.candidate_id] = Attempt(child, trial.score, False)
-            yield Step(facts=[events.scored(child, trial, False, False, "incomplete")])
-            return False
-        previous = self.archive.mean(self.archive.best())
-        change = self.archive.add(child, scores)
-        self.attempts[child.candidate_id] = Attempt(child, trial.score, True)
-        is_pareto = child.candidate_id in self.archive.front
-        facts: list[Fact] = [events.scored(child, trial, True, is_pareto, "accepted")]
-        facts.append(events.frontier_updated(self.archive, change))
-        if self.archive.mean(child.candidate_id) > previous:
-            self._best_generation = self.generation
-            best, rollouts = self.archive.mean(child.candidate_id), self.evaluations.stats.total_rollouts
-            facts.append(events.new_best(child, best, previous, rollouts))
-        yield Step(facts=facts)
-        return True
+    # --- measuring ---------------------------------------------------------------------------------------------------
 
     def score(
         self,
@@ -231,45 +282,90 @@ class Gepa:
         phase: Phase,
         reservation: Reservation | None,
         facts: Sequence[Fact] = (),
+        *,
+        may_fail: bool = False,
     ) -> Steps:
-        """Evaluate, and give up where trial after trial has no score at all."""
-        trial: Trial = yield from self.evaluate(lane, candidate, seeds, phase, reservation, facts)
-        if self.evaluations.failed_trials_in_a_row >= FAILURES_IN_A_ROW:
-            yield from self._fail(f"{FAILURES_IN_A_ROW} trials in a row brought no score", candidate, seeds)
+        """One trial, reported. Gives up where trial after trial has no score at all, unless that is allowed."""
+        trial: Trial = yield from self.evaluations.score(lane, candidate, seeds, phase, reservation, facts)
+        yield Step(facts=[events.trial_results(trial), *self.progress()])
+        self.pool.observe(
+            candidate.candidate_id, self.evaluations.scores(candidate.candidate_id, seeds), self._value(candidate)
+        )
+        if not may_fail and self.evaluations.failed_trials_in_a_row >= FAILURES_IN_A_ROW:
+            yield from self.fail(f"{FAILURES_IN_A_ROW} trials in a row brought no score", candidate, seeds)
         return trial
 
-    def evaluate(
+    def screen(
         self,
         lane: Lane,
         candidate: Candidate,
         seeds: Sequence[int],
-        phase: Phase,
-        reservation: Reservation | None,
+        reservation: Reservation,
         facts: Sequence[Fact] = (),
     ) -> Steps:
-        """One trial, reported."""
-        trial: Trial = yield from self.evaluations.score(lane, candidate, seeds, phase, reservation, facts)
-        yield Step(facts=[events.trial_results(trial), *self.progress()])
-        return trial
+        """Scores to compare by, which a cheaper model may have foretold; returns a Screening."""
+        if not self.has_proxy:
+            trial: Trial = yield from self.score(lane, candidate, seeds, Phase.OPTIMIZATION, reservation, facts)
+            return Screening(trial.seeds, trial.scores, frozenset())
+        phase = Phase.OPTIMIZATION
+        found = yield from self.evaluations.screen(lane, candidate, seeds, phase, reservation, facts)
+        yield Step(facts=self.progress())
+        return found
+
+    def _value(self, candidate: Candidate) -> float:
+        if candidate.candidate_id in self.archive:
+            return self.archive.ranking[candidate.candidate_id]
+        known = self.evaluations.known.get(candidate.candidate_id, {})
+        scores = [answer.score for answer in known.values() if answer.score is not None]
+        return sum(scores) / len(scores) if scores else 0.0
+
+    def is_trade_off(self, reference: Candidate, child: Candidate, gain: float, pairs: int) -> bool:
+        """Whether a child that scores as well is clearly better by another objective that spans the front."""
+        if self.gepa.front == "instance" or pairs == 0 or gain < -1.0 / pairs:
+            return False
+        seeds = self.front_seeds
+        ours, theirs = self._objectives(child, seeds), self._objectives(reference, seeds)
+        for objective, values in ours.items():
+            common = [seed for seed in values if seed in theirs.get(objective, {})]
+            before, after = (sum(side[seed] for seed in common) for side in (theirs[objective], values))
+            if common and after - before > TRADE_OFF * abs(before):
+                return True
+        return False
+
+    def join(self, child: Candidate, seeds: Sequence[int], estimate: float | None) -> Steps:
+        """Into the archive with its known scores; estimate: what it is ranked by, where that is not its mean."""
+        scores = self.evaluations.scores(child.candidate_id, seeds)
+        previous = self.archive.ranking[self.archive.best()]
+        change = self.archive.add(child, scores, self._objectives(child, seeds), estimate=estimate)
+        self.counts.update(scores)
+        self.attempts[child.candidate_id] = Attempt(child, sum(scores.values()) / len(scores), True)
+        self.accepted += 1
+        is_pareto = child.candidate_id in self.archive.front
+        facts: list[Fact] = [events.raced(child, scores, True, is_pareto, "accepted")]
+        facts.append(events.frontier_updated(self.archive, change))
+        value = self.archive.ranking[child.candidate_id]
+        if value > previous:
+            self._best_generation = self.generation
+            facts.append(events.new_best(child, value, previous, self.evaluations.stats.total_rollouts))
+        yield Step(facts=facts)
+
+    # --- what is told ------------------------------------------------------------------------------------------------
 
     def _proposal_finished(self, accepted: bool) -> list[Fact]:
         before = self.generation
-        self._finished += 1
-        self._accepted += accepted
+        self.finished += 1
+        self.ladder.proposal_finished()
+        self._accepted_in_generation += accepted
         facts: list[Fact] = []
         if self.generation > before:
-            best = self.archive.mean(self.archive.best())
-            facts.append(
-                events.generation_complete(self.generation, best, self.gepa.children_per_generation, self._accepted)
-            )
-            self._accepted = 0
+            best, children = self.archive.ranking[self.archive.best()], self.gepa.children_per_generation
+            facts.append(events.generation_complete(self.generation, best, children, self._accepted_in_generation))
+            self._accepted_in_generation = 0
         return [*facts, *self.progress()]
 
     def _introduce(self, candidate: Candidate) -> list[Fact]:
         self.candidates[candidate.candidate_id] = candidate
         return [CandidateFact(candidate)]
-
-    # --- what is told ------------------------------------------------------------------------------------------------
 
     def progress(self) -> list[Fact]:
         data = self.progress_data()
@@ -279,8 +375,7 @@ class Gepa:
         stats = self.evaluations.stats
         total = self.budget.total
         done = min(total, stats.total_rollouts - stats.rollouts[Phase.TEST])
-        has_members = bool(self.archive.members)
-        best = self.archive.best() if has_members else None
+        best = self.archive.best() if self.archive.members else None
         is_scored = self.base is not None and self.base.candidate_id in self.archive
         return {
             "phase": self.phase,
@@ -292,8 +387,8 @@ class Gepa:
             "trials_completed": self.evaluations.trials,
             "transformations_tried": stats.trials_tried,
             "transformations_planned": self.gepa.num_generations * self.gepa.children_per_generation,
-            "best_score": self.archive.mean(best) if best else None,
-            "baseline_score": self.archive.mean(self.base.candidate_id) if is_scored and self.base else None,
+            "best_score": self.archive.ranking[best] if best else None,
+            "baseline_score": self.archive.ranking[self.base.candidate_id] if is_scored and self.base else None,
             "best_candidate_id": best,
             "front": list(self.archive.front),
             "generation": self.generation,
@@ -301,62 +396,10 @@ class Gepa:
         }
 
     def adopt(self, adopted: Adopted) -> None:
-        """Rebuild the archive from candidates and trials: a candidate with all of the front's seeds is a member."""
-        self.evaluations.adopt(adopted)
-        for candidate in adopted.candidates:
-            self.candidates[candidate.candidate_id] = candidate
-            if candidate.operator == "baseline":
-                self.base = candidate
-                self.proposals.begin(candidate.template)
-                self.phase = Phase.OPTIMIZATION
-                scores = self.evaluations.scores(candidate.candidate_id, self.gepa.front_seeds)
-                if len(scores) >= COMMON_SHARE * len(self.gepa.front_seeds):
-                    self._open_archive(candidate, scores)
-            elif candidate.operator == "reflection":
-                scores = self.evaluations.scores(candidate.candidate_id, self.front_seeds)
-                if len(scores) == len(self.front_seeds):
-                    self.archive.add(candidate, scores)
-        for candidate in self.candidates.values():
-            if candidate.operator == "reflection":
-                known = self.evaluations.known.get(candidate.candidate_id, {})
-                found = [answer.score for answer in known.values() if answer.score is not None]
-                accepted = candidate.candidate_id in self.archive
-                score = sum(found) / len(found) if found else None
-                self.attempts[candidate.candidate_id] = Attempt(candidate, score, accepted)
-        self.evaluations.stats.trials_tried = len(self.attempts)
-        self._started = self._finished = len(self.attempts)
+        """Rebuild the archive from what an earlier version has published."""
+        rebuild(self, adopted)
+
+    def resume_after(self, proposals: int) -> None:
+        """So many proposals were finished before: generations are counted on from there."""
+        self._started = self.finished = proposals
         self._best_generation = self.generation
-
-
-class Minibatches:
-    """Feedback seeds in batches of `size`, each epoch in a new order; an epoch's rest begins the next batch."""
-
-    def __init__(self, seeds: Sequence[int], size: int, rng_seed: int) -> None:
-        self._seeds = list(seeds)
-        self._size = min(size, len(seeds))
-        self._rng_seed = rng_seed
-        self.per_epoch = -(-len(seeds) // self._size)
-        self._epoch = 0
-        self._left: list[int] = []
-
-    def next(self) -> tuple[int, ...]:
-        while len(self._left) < self._size:
-            order = [seed for seed in self._seeds if seed not in self._left]
-            random.Random(digest("epoch", self._rng_seed, self._epoch)).shuffle(order)
-            self._epoch += 1
-            self._left += order
-        batch, self._left = self._left[: self._size], self._left[self._size :]
-        return tuple(batch)
-
-
-def policy_digest(config: JobConfig) -> str:
-    """Hash of all that determines a rollout besides candidate and seed."""
-    return digest(config.policy.model_dump(mode="json"), config.task_app.model_dump(mode="json")).hex()
-
-
-def compared(before: Trial, after: Trial) -> str:
-    """Parent and child, paired over the seeds both have: improved, not improved or incomplete."""
-    pairs = [(a, b) for a, b in zip(before.scores, after.scores, strict=True) if a is not None and b is not None]
-    if len(pairs) < COMMON_SHARE * len(before.seeds):
-        return "incomplete"
-    return "improved" if sum(b for _, b in pairs) > sum(a for a, _ in pairs) else "not improved"

@@ -48,19 +48,19 @@ class Closing:
         return [] if before is phase else [events.phase_changed(before, phase), ProgressFact(data)]
 
     def _validate(self, lane: Lane) -> Steps:
-        """The finalists, best first; none where validation seeds are not held out, or may not be opened."""
+        """The finalists, best first; none where there is nothing to tell them apart by."""
         search = self.search
-        seeds = search.gepa.validation_seeds
-        if search.gepa.pareto_source == "validation" or not seeds or not search.archive.members:
+        seeds, phase = self._final_seeds()
+        if not seeds or not search.archive.members:
             return []
-        top = [search.archive.members[c] for c in search.archive.ranked()[: search.gepa.validation_top_k]]
-        if search.base is not None and search.base not in top:
-            top.append(search.base)
+        top = self._finalists(seeds)
         if self.may_ask:
-            yield Step(facts=self._enter(Phase.VALIDATION))
-            yield Fork([self._scoring(candidate, seeds, Phase.VALIDATION) for candidate in top])
+            if phase is Phase.VALIDATION:
+                yield Step(facts=self._enter(phase))
+            yield Fork([self._scoring(candidate, seeds, phase) for candidate in top])
         scores = {c.candidate_id: search.evaluations.scores(c.candidate_id, seeds) for c in top}
-        measured = [c for c in top if len(scores[c.candidate_id]) >= COMMON_SHARE * len(seeds)]
+        most = max(map(len, scores.values()))
+        measured = [c for c in top if most and len(scores[c.candidate_id]) >= self._least(most, len(seeds))]
         if not measured:
             return []
         common = set.intersection(*(set(scores[c.candidate_id]) for c in measured)) or set(seeds)
@@ -69,8 +69,44 @@ class Closing:
             found = [score for seed, score in scores[candidate.candidate_id].items() if seed in common]
             return sum(found) / len(found)
 
-        ranked = sorted(measured, key=lambda c: (-paired(c), -search.archive.mean(c.candidate_id), c.n))
+        ranked = sorted(measured, key=lambda c: (-paired(c), -self._rank_value(c), c.n))
         return [Finalist(rank, c, scores[c.candidate_id], tuple(seeds)) for rank, c in enumerate(ranked)]
+
+    def _final_seeds(self) -> tuple[Sequence[int], Phase]:
+        """Held-out validation seeds where there are such; in the race else the front's, which saw only a part of it."""
+        search = self.search
+        if search.gepa.pareto_source == "train" and search.gepa.validation_seeds:
+            return search.gepa.validation_seeds, Phase.VALIDATION
+        return (search.front_seeds, Phase.OPTIMIZATION) if search.is_race else ((), Phase.OPTIMIZATION)
+
+    def _least(self, most: int, seeds: int) -> float:
+        """On how many seeds a finalist must be known to be ranked."""
+        return COMMON_SHARE * (most if self.search.is_race else seeds)
+
+    def _rank_value(self, candidate: Candidate) -> float:
+        archive = self.search.archive
+        return archive.ranking.get(candidate.candidate_id, archive.mean(candidate.candidate_id))
+
+    def _finalists(self, seeds: Sequence[int]) -> list[Candidate]:
+        """The best of the archive and the baseline; in the race as many as can be scored on all of the seeds.
+
+        The winner comes first, then the baseline where the seeds are held out: the lift is told by them.
+        """
+        search = self.search
+        archive, base = search.archive, search.base
+        top = [archive.members[c] for c in archive.ranked()[: search.gepa.validation_top_k]]
+        others = [base] if base is not None and base not in top else []
+        if not search.is_race or not self.may_ask:
+            return [*top, *others]
+        is_held_out = search.gepa.pareto_source == "train"
+        order = [top[0], *others, *top[1:]] if is_held_out else [*top, *others]
+        left, chosen = search.budget.left, list[Candidate]()
+        for candidate in order:
+            cost = search.evaluations.cost(candidate.candidate_id, seeds)
+            if cost <= left:
+                left -= cost
+                chosen.append(candidate)
+        return chosen or top[:1]
 
     def _test(self, best: Candidate) -> Steps:
         base = self.search.base
@@ -83,10 +119,15 @@ class Closing:
 
         def score(lane: Lane) -> Steps:
             cost = search.evaluations.cost(candidate.candidate_id, seeds)
-            reservation = None if phase is Phase.TEST else Reservation.of(search.budget, cost)
-            if reservation is None and phase is not Phase.TEST:
-                return None
-            return (yield from search.evaluate(lane, candidate, seeds, phase, reservation))
+            reservation = None if phase is Phase.TEST else Reservation.of(search.budget, min(cost, search.budget.left))
+            if reservation is not None and reservation.held < cost:
+                # Not all of it can be paid: what is known stands, and the rest goes to as many seeds as there is for.
+                known = search.evaluations.known.get(candidate.candidate_id, {})
+                fresh = [seed for seed in seeds if seed not in known][: reservation.held]
+                if not fresh:
+                    return None
+                return (yield from search.score(lane, candidate, fresh, phase, reservation, may_fail=True))
+            return (yield from search.score(lane, candidate, seeds, phase, reservation, may_fail=True))
 
         return score
 
@@ -108,7 +149,7 @@ class Closing:
             validation=self._measured(best, validated) if best else None,
             test=self._measured(best, gepa.test_seeds) if best else None,
             archive=[
-                Member(archive.members[c], archive.mean(c), archive.scores[c], c in archive.front)
+                Member(archive.members[c], archive.ranking[c], archive.row(c), c in archive.front)
                 for c in archive.ranked()
             ],
             finalists=list(finalists),

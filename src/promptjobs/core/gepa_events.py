@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from promptjobs.core.archive import Archive, Candidate, FrontChange
-from promptjobs.core.asks import EventFact
+from promptjobs.core.asks import CandidateFact, EventFact, Fact
 from promptjobs.core.config import JobConfig
+from promptjobs.core.guards import Violation
+from promptjobs.core.pools import PoolChange
 from promptjobs.core.prompt import PromptTemplate, full_text, render
 from promptjobs.core.proposers.reflection import Refused
 from promptjobs.core.result import (
@@ -53,16 +55,18 @@ def pattern_found(template: PromptTemplate) -> EventFact:
     )
 
 
-def baseline(candidate: Candidate, trial: Trial, rollouts: int) -> EventFact:
+def baseline(candidate: Candidate, seeds: Sequence[int], scores: Sequence[float | None], rollouts: int) -> EventFact:
+    known = [score for score in scores if score is not None]
+    mean = sum(known) / len(known) if known else None
     return EventFact(
         "prompt.learning.gepa.baseline",
-        f"the baseline scores {_percent(trial.score)} on {len(trial.known_scores)} of {len(trial.seeds)} seeds",
+        f"the baseline scores {_percent(mean)} on {len(known)} of {len(seeds)} seeds",
         {
             "candidate_id": candidate.candidate_id,
-            "accuracy": trial.score,
-            "baseline_score": trial.score,
-            "objectives": {"reward": trial.score},
-            "instance_scores": list(trial.scores),
+            "accuracy": mean,
+            "baseline_score": mean,
+            "objectives": {"reward": mean},
+            "instance_scores": list(scores),
             "rollouts_completed": rollouts,
             "prompt": prompt_json(candidate),
             "messages": messages_json(candidate),
@@ -94,10 +98,12 @@ def trial_results(trial: Trial) -> EventFact:
     )
 
 
-def proposed(child: Candidate, parent: Candidate, section: str, draw: int) -> EventFact:
-    return EventFact(
+def introduced(child: Candidate, parent: Candidate, changed: Sequence[str], number: int) -> list[Fact]:
+    """A new candidate, and the event that shows what it changes; number: of finished proposals."""
+    name = changed[0] if changed else child.template.sections[0].name
+    event = EventFact(
         "gepa.transformation.proposed",
-        f"a new text for {section!r}, from candidate {parent.n}",
+        f"a new text for {', '.join(map(repr, changed))}, from candidate {parent.n}",
         {
             "generation": child.generation,
             "mutation_type": child.operator,
@@ -105,11 +111,13 @@ def proposed(child: Candidate, parent: Candidate, section: str, draw: int) -> Ev
             "transformation_id": child.candidate_id,
             "candidate_id": child.candidate_id,
             "parent_id": parent.candidate_id,
-            "transformation_text": child.template.section(section).content,
+            "parents": list(child.parents),
+            "transformation_text": child.template.section(name).content,
             "transformation_dict": diff(parent.template, child.template).to_json(),
-            "mutation_params": {"section": section, "draw": draw},
+            "mutation_params": {"section": name, "sections": list(changed), "draw": number},
         },
     )
+    return [CandidateFact(child), event]
 
 
 def refused(parent: Candidate, section: str, refusal: Refused) -> EventFact:
@@ -126,6 +134,15 @@ def refused(parent: Candidate, section: str, refusal: Refused) -> EventFact:
     )
 
 
+def violated(parent: Candidate, violation: Violation) -> EventFact:
+    return EventFact(
+        "prompt.learning.proposal.refused",
+        f"a new candidate is refused: {violation.reason}",
+        {"parent_id": parent.candidate_id, "reason": violation.reason.name.lower(), "detail": violation.detail},
+        "warning",
+    )
+
+
 def duplicate(parent: Candidate, known: Candidate) -> EventFact:
     return EventFact(
         "prompt.learning.proposal.refused",
@@ -134,25 +151,26 @@ def duplicate(parent: Candidate, known: Candidate) -> EventFact:
     )
 
 
-def scored(child: Candidate, trial: Trial, accepted: bool, is_pareto: bool, reason: str) -> EventFact:
-    pairs = zip(trial.seeds, trial.scores, strict=True)
+def raced(child: Candidate, scores: Mapping[int, float], accepted: bool, is_pareto: bool, reason: str) -> EventFact:
+    """What a child scored, by seed, and what became of it."""
+    mean = sum(scores.values()) / len(scores) if scores else None
     return EventFact(
         "prompt.learning.proposal.scored",
-        f"candidate {child.n} scores {_percent(trial.score)}: {reason}",
+        f"candidate {child.n} scores {_percent(mean)}: {reason}",
         {
             "version_id": child.candidate_id,
             "candidate_id": child.candidate_id,
-            "score": trial.score,
-            "accuracy": trial.score,
-            "objectives": {"reward": trial.score},
+            "score": mean,
+            "accuracy": mean,
+            "objectives": {"reward": mean},
             "accepted": accepted,
             "reason": reason,
             "generation": child.generation,
             "parent_id": child.parents[0] if child.parents else None,
             "is_pareto": is_pareto,
             "mutation_type": child.operator,
-            "instance_scores": list(trial.scores),
-            "seed_scores": [{"seed": seed, "score": score} for seed, score in pairs],
+            "instance_scores": list(scores.values()),
+            "seed_scores": [{"seed": seed, "score": score} for seed, score in scores.items()],
         },
     )
 
@@ -166,9 +184,10 @@ def frontier_updated(archive: Archive, change: FrontChange) -> EventFact:
             "frontier": list(front),
             "added": list(change.added),
             "removed": list(change.removed),
+            "evicted": list(change.evicted),
             "frontier_size": len(front),
-            "frontier_scores": {candidate_id: archive.mean(candidate_id) for candidate_id in front},
-            "best_score": archive.mean(archive.best()),
+            "frontier_scores": {candidate_id: archive.ranking[candidate_id] for candidate_id in front},
+            "best_score": archive.ranking[archive.best()],
         },
     )
 
@@ -199,6 +218,14 @@ def generation_complete(generation: int, best: float, proposed_: int, accepted: 
             "candidates_proposed": proposed_,
             "candidates_accepted": accepted,
         },
+    )
+
+
+def pool_changed(change: PoolChange) -> EventFact:
+    return EventFact(
+        "prompt.learning.gepa.adaptive_pool",
+        f"the pool has {change.size} seeds: {len(change.added)} joined, {len(change.removed)} left",
+        change.to_json(),
     )
 
 

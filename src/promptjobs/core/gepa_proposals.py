@@ -1,104 +1,182 @@
-"""GEPA's proposals: from what went wrong with a parent to a new candidate, by a reflection."""
+"""GEPA's proposals: from what went wrong with a parent to new texts of its sections, by reflections."""
 
-from collections import Counter
+import random
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from promptjobs.core import gepa_events as events
 from promptjobs.core.archive import Candidate
-from promptjobs.core.asks import (
-    CandidateFact,
-    Completion,
-    CompletionBody,
-    Key,
-    MetaModel,
-    Recall,
-    RolloutBody,
-    Step,
-    Steps,
-)
-from promptjobs.core.config import GepaConfig
+from promptjobs.core.asks import Completion, CompletionBody, Key, MetaModel, Recall, RolloutBody, Step, Steps
+from promptjobs.core.config import JobConfig
+from promptjobs.core.demonstrations import Ladder, example_of, own_text, with_own_text
 from promptjobs.core.evaluations import Evaluations
+from promptjobs.core.guards import Guards
+from promptjobs.core.line_merging import normalised
 from promptjobs.core.prompt import PLACEHOLDER, Message, PromptTemplate
-from promptjobs.core.proposers.reflection import Record, Refusal, Refused, parse_proposal, reflection_messages
-from promptjobs.core.trial import Trial
+from promptjobs.core.proposers.reflection import Brief, Record, Refusal, Refused, parse_proposal, reflection_messages
+from promptjobs.core.text_tokens import TokenCounter
 from promptjobs.errors import JobFailed
 
 FAILURES_IN_A_ROW = 5
 """Reflections without a reply, after which the search gives up."""
 
+REMEMBERED = 3
+"""Rejected edits of a parent that its next reflection is shown."""
+
+RECORD_CHARACTERS = {"LOW_CONTEXT": 1_500, "LOW": 4_000, "MEDIUM": 6_000, "HIGH": 12_000}
+REPLY_TOKENS = {"RAPID": 2_048, "FAST": 8_192, "SLOW": 32_768}
+REPLY_WORDS = {"RAPID": 600, "FAST": None, "SLOW": None}
+
+TIPS = (
+    None,
+    "Prefer precise rules that tell apart what was confused over general advice.",
+    "Look for a rule in the current text that the feedback contradicts, and correct it.",
+)
+"""Hints that the proposer of type dspy gives in turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """New texts of some sections of a parent, without their examples."""
+
+    parent: Candidate
+    texts: dict[str, str]
+    number: int
+
 
 class Proposals:
-    """candidates: all of the search, by id; a proposal that is among them is not made again."""
+    """candidates: all of the search, by id; a prompt that is among them is not made again."""
 
-    def __init__(self, config: GepaConfig, evaluations: Evaluations, candidates: dict[str, Candidate]) -> None:
-        self.config = config
-        self.meta_model = MetaModel(**config.meta_model.model_dump())
+    def __init__(
+        self, config: JobConfig, evaluations: Evaluations, candidates: dict[str, Candidate], ladder: Ladder
+    ) -> None:
+        self.config = config.gepa
+        meta = config.gepa.meta_model
+        most = min(meta.max_tokens, REPLY_TOKENS[config.gepa.proposer_output_tokens])
+        self.meta_model = MetaModel(meta.provider, meta.model, meta.temperature, most)
         self.evaluations = evaluations
         self.candidates = candidates
+        self.ladder = ladder
         self.mutable: tuple[str, ...] = ()
-        self._cursors: dict[str, int] = {}
+        self.guards: Guards | None = None
+        self.calls = 0
+        self.under_way = 0
+        self._rejected: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._cursors: dict[str, dict[str, int]] = {}
         self._prompted: Counter[Key] = Counter()
         self._failed = 0
 
     def begin(self, baseline: PromptTemplate) -> None:
         """Raises JobFailed where the prompt has no text of its own."""
         self.mutable = mutable_sections(baseline)
+        counter = TokenCounter(self.config.token_counting_model)
+        self.guards = Guards(self.config.guards, baseline, counter.count, own_text)
 
-    def evidence(self, parent: Candidate, trial: Trial) -> Steps:
-        """What went wrong on the minibatch, the worst first; none where every score is perfect."""
+    # --- evidence ----------------------------------------------------------------------------------------------------
+
+    def evidence(self, parent: Candidate, seeds: Sequence[int]) -> Steps:
+        """What went wrong with the parent on seeds it is known on, the worst first; none where all is perfect."""
         known = self.evaluations.known[parent.candidate_id]
-        flawed = [(seed, score) for seed, score in zip(trial.seeds, trial.scores, strict=True) if (score or 0.0) < 1.0]
+        bodies = yield Recall([known[seed].key for seed in seeds])
+        pairs = [(seed, known[seed].score, body) for seed, body in zip(seeds, bodies, strict=True)]
+        for seed, score, body in pairs:
+            if score is not None:
+                self.ladder.learn(example_of(seed, body, score, parent.template))
+        if self.guards is not None:
+            self.guards.learn([_said(body) for _, _, body in pairs])
+        flawed = [pair for pair in pairs if (pair[1] or 0.0) < 1.0]
         flawed.sort(key=lambda pair: (pair[1] is None, pair[1] or 0.0))
-        bodies = yield Recall([known[seed].key for seed, _ in flawed])
-        return [_record(body, score) for body, (_, score) in zip(bodies, flawed, strict=True)]
+        return [self._record(parent, *pair) for pair in flawed]
 
-    def propose(self, parent: Candidate, records: Sequence[Record], generation: int) -> Steps:
-        """Ask the meta-model for a new text of one section; returns the new candidate, or None where it is refused.
+    def _record(self, parent: Candidate, seed: int, score: float | None, body: RolloutBody) -> Record:
+        judged = self.evaluations.feedback(parent.candidate_id, seed)
+        feedback = "\n".join(part for part in (body.feedback, judged) if part)
+        return Record(_said(body), body.output, feedback, body.expected, score)
 
-        Sections take turns: a child goes on where its parent stood. generation: finished proposals, for the event.
+    # --- reflection --------------------------------------------------------------------------------------------------
+
+    def propose(self, parent: Candidate, records: Sequence[Record], number: int, rng: random.Random) -> Steps:
+        """Ask the meta-model for new texts; returns a Proposal, or None where each of them is refused.
+
+        number: of finished proposals, for the events and the tips.
         """
-        # A candidate of generation g has had g sections rewritten on its way.
-        cursor = self._cursors.get(parent.candidate_id, parent.generation)
-        section = self.mutable[cursor % len(self.mutable)]
-        self._cursors[parent.candidate_id] = cursor + 1
-        text, placeholders = parent.template.section(section).content, parent.template.placeholders(section)
-        messages = reflection_messages(text, placeholders, records, self.config.metaprompt)
-        reply = yield from self._reflect(messages)
+        texts: dict[str, str] = {}
         self.evaluations.stats.trials_tried += 1
-        proposal = self._read(reply, parent.template, section) if isinstance(reply, CompletionBody) else reply
-        if isinstance(proposal, Refused):
+        for section in self._components(parent, rng):
+            proposed = yield from self._rewrite(parent, section, records, number)
+            if proposed is not None:
+                texts[section] = proposed
+        if not texts:
             self.evaluations.stats.proposals_refused += 1
-            yield Step(facts=[events.refused(parent, section, proposal)])
             return None
-        template = parent.template.with_text({section: proposal})
-        candidate_id = template.digest()
-        if candidate_id in self.candidates:
-            self.evaluations.stats.proposals_refused += 1
-            yield Step(facts=[events.duplicate(parent, self.candidates[candidate_id])])
-            return None
-        child = Candidate(
-            candidate_id=candidate_id,
-            n=len(self.candidates),
-            prompt=template,
-            baseline_id=parent.baseline_id,
-            parents=(parent.candidate_id,),
-            operator="reflection",
-            generation=parent.generation + 1,
-        )
-        self._cursors[candidate_id] = cursor + 1
-        self.candidates[candidate_id] = child
-        yield Step(facts=[CandidateFact(child), events.proposed(child, parent, section, generation)])
-        return child
+        return Proposal(parent, texts, number)
 
-    def _read(self, reply: CompletionBody, template: PromptTemplate, section: str) -> str | Refused:
-        return parse_proposal(
-            reply.text,
-            reply.finish_reason,
-            template.section(section).content,
-            template.placeholders(section),
-            self.config.proposed_prompt_max_tokens,
-            template.wildcards,
+    def _components(self, parent: Candidate, rng: random.Random) -> list[str]:
+        """Which sections are rewritten: all, or the one whose turn it is and each further one by chance.
+
+        Every candidate has its own turn, and a child goes on where its parents stood.
+        """
+        if self.config.component_selection == "all" or len(self.mutable) == 1:
+            return list(self.mutable)
+        at = self.cursor(parent)
+        self._cursors[parent.candidate_id] = {"next": (at + 1) % len(self.mutable)}
+        chosen = [self.mutable[at]]
+        rest = [name for name in self.mutable if name not in chosen]
+        return chosen + [name for name in rest if rng.random() < self.config.mutation_rate]
+
+    def cursor(self, candidate: Candidate) -> int:
+        own = self._cursors.get(candidate.candidate_id)
+        if own is None:
+            inherited = [self._cursors[p]["next"] for p in candidate.parents if p in self._cursors]
+            own = {"next": max(inherited, default=candidate.generation % len(self.mutable))}
+            self._cursors[candidate.candidate_id] = own
+        return own["next"]
+
+    def _rewrite(self, parent: Candidate, section: str, records: Sequence[Record], number: int) -> Steps:
+        content = own_text(parent.template.section(section).content)
+        placeholders = [name for name in PLACEHOLDER.findall(content) if name in parent.template.wildcards]
+        messages = reflection_messages(content, placeholders, records, self._brief(parent, number))
+        reply = yield from self._reflect(messages)
+        proposed: str | Refused = reply
+        if isinstance(reply, CompletionBody):
+            proposed = parse_proposal(
+                reply.text,
+                reply.finish_reason,
+                content,
+                placeholders,
+                self.config.proposed_prompt_max_tokens,
+                parent.template.wildcards,
+            )
+        if isinstance(proposed, Refused):
+            yield Step(facts=[events.refused(parent, section, proposed)])
+            return None
+        return proposed
+
+    def _brief(self, parent: Candidate, number: int) -> Brief:
+        config = self.config
+        brief = Brief(
+            guide=config.mutation_prompt,
+            guidance=config.metaprompt,
+            spec=config.spec,
+            leads=config.proposer_type in ("synth", "gepa-ai"),
+            limit=REPLY_WORDS[config.proposer_output_tokens],
+            record_characters=RECORD_CHARACTERS[config.proposer_effort],
         )
+        if config.proposer_type == "builtin":
+            return brief
+        rejected = tuple(self._rejected[parent.candidate_id])
+        return replace(
+            brief, rejected=rejected, tip=TIPS[number % len(TIPS)] if config.proposer_type == "dspy" else None
+        )
+
+    def reject(self, child: Candidate, parent: Candidate) -> None:
+        """Remember what the child changed: the parent's next reflections are told that it did not help."""
+        for section in self.mutable:
+            had = {normalised(line) for line in own_text(parent.template.section(section).content).split("\n")}
+            lines = own_text(child.template.section(section).content).split("\n")
+            if added := [line.strip() for line in lines if normalised(line) and normalised(line) not in had]:
+                self._rejected[parent.candidate_id].append("\n".join(added))
 
     def _reflect(self, messages: tuple[Message, ...]) -> Steps:
         """A reply that was not given before: the same evidence asks for another draw."""
@@ -106,7 +184,10 @@ class Proposals:
         draw = self._prompted[first.key]
         self._prompted[first.key] += 1
         ask = Completion("reflection", self.meta_model, messages, draw)
+        self.under_way += 1
         [answer] = yield Step([ask])
+        self.under_way -= 1
+        self.calls += 1
         self.evaluations.stats.count_completion(answer)
         [body] = yield Recall([answer.key])
         if not answer.is_failure:
@@ -116,6 +197,38 @@ class Proposals:
         if self._failed >= FAILURES_IN_A_ROW:
             raise JobFailed(f"the meta-model failed {self._failed} times in a row: {body.text}")
         return Refused(Refusal.FAILED, body.text)
+
+    # --- candidates --------------------------------------------------------------------------------------------------
+
+    def candidate(self, template: PromptTemplate, parents: Sequence[Candidate], operator: str, number: int) -> Steps:
+        """A new candidate of this prompt, told; None where it breaks a guard or is known already."""
+        main = parents[0]
+        changed = [s.name for s in template.sections if s.content != main.template.section(s.name).content]
+        violation = self.guards.check(template, main.template, changed) if self.guards else None
+        if violation is not None:
+            yield Step(facts=[events.violated(main, violation)])
+            return None
+        candidate_id = template.digest()
+        if candidate_id in self.candidates:
+            yield Step(facts=[events.duplicate(main, self.candidates[candidate_id])])
+            return None
+        child = Candidate(
+            candidate_id=candidate_id,
+            n=len(self.candidates),
+            prompt=template,
+            baseline_id=main.baseline_id,
+            parents=tuple(dict.fromkeys(parent.candidate_id for parent in parents)),
+            operator=operator,
+            generation=max(parent.generation for parent in parents) + 1,
+        )
+        self.candidates[candidate_id] = child
+        yield Step(facts=events.introduced(child, main, changed, number))
+        return child
+
+
+def rewritten(template: PromptTemplate, texts: dict[str, str]) -> PromptTemplate:
+    """The template with other instructions and the same examples."""
+    return template.with_text({n: with_own_text(template.section(n).content, text) for n, text in texts.items()})
 
 
 def mutable_sections(template: PromptTemplate) -> tuple[str, ...]:
@@ -132,6 +245,5 @@ def mutable_sections(template: PromptTemplate) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _record(body: RolloutBody, score: float | None) -> Record:
-    said = "\n\n".join(message.content for message in body.messages if message.role not in ("system", "developer"))
-    return Record(input=said, output=body.output, feedback=body.feedback, expected=body.expected, score=score)
+def _said(body: RolloutBody) -> str:
+    return "\n\n".join(message.content for message in body.messages if message.role not in ("system", "developer"))

@@ -1,12 +1,37 @@
 """How many rollouts a job needs and has: the plan that is checked at the start, and the budget that is never passed."""
 
+import math
+import random
 from dataclasses import dataclass
 
+from promptjobs.core.asks import digest
 from promptjobs.core.config import GepaConfig, JobConfig
 from promptjobs.errors import BudgetTooSmall
 
+FIRST, SECOND = 6, 14
+"""Seeds of the two blocks of a duel in the race."""
+
+CHILDREN = 2
+"""Of a proposal in the race: as it is, and with the lines it dropped."""
+
+EVIDENCE = {"LOW_CONTEXT": 0.5, "LOW": 1.5, "MEDIUM": 2.0, "HIGH": 3.0}
+"""Examples of a reflection in the race by proposer_effort, as a multiple of the minibatch."""
+
+USUAL_PROPOSAL = 36
+"""Rollouts of a proposal in the race: many children go after the first block, and much is known already."""
+
+DEPTH = 7
+"""Proposals in a row that a lane should have room for: fewer lanes go deeper, more lanes are faster."""
+
+DRAFT_SHARE = 0.2
+
 PROBES = 3
 """Rollouts that gather the task app's own messages where the config has no initial prompt."""
+
+
+def evidence_size(gepa: GepaConfig) -> int:
+    """How many examples a reflection is shown in the race."""
+    return max(1, round(gepa.minibatch_size * EVIDENCE[gepa.proposer_effort]))
 
 
 def probe_seeds(config: JobConfig) -> tuple[int, ...]:
@@ -18,15 +43,54 @@ def total_budget(gepa: GepaConfig) -> int:
 
 
 def end_rollouts(gepa: GepaConfig) -> int:
-    """What closing needs at most: the baseline and the finalists on the validation seeds, where those are held out."""
-    if gepa.pareto_source == "validation":
-        return 0
-    return len(gepa.validation_seeds) * (1 + gepa.validation_top_k)
+    """What is kept for closing. In the race, a share of the budget for scoring the finalists again.
+
+    Where validation seeds are held out, at least the winner and the baseline can be measured on them; the paper's
+    search measures all finalists.
+    """
+    if gepa.acceptance == "full":
+        return 0 if gepa.pareto_source == "validation" else len(gepa.validation_seeds) * (1 + gepa.validation_top_k)
+    held_out = 2 * len(gepa.validation_seeds) if gepa.pareto_source == "train" else 0
+    return max(held_out, math.floor(gepa.finals_share * total_budget(gepa)))
+
+
+def opening_seeds(gepa: GepaConfig) -> tuple[int, ...]:
+    """The seeds on which the baseline is scored at the start."""
+    if gepa.acceptance == "full":
+        return gepa.front_seeds
+    order = list(gepa.front_seeds)
+    random.Random(digest("opening", gepa.rng_seed)).shuffle(order)
+    return tuple(sorted(order[: FIRST + SECOND]))
 
 
 def iteration_rollouts(gepa: GepaConfig) -> int:
-    """One iteration at most: parent and child on a minibatch, then the child on the front's seeds."""
-    return 2 * gepa.minibatch_size + len(gepa.front_seeds)
+    """One iteration at most: in the race evidence and a duel, else a minibatch for two and the front's seeds."""
+    if gepa.acceptance == "full":
+        return 2 * gepa.minibatch_size + len(gepa.front_seeds)
+    front = len(gepa.front_seeds)
+    return evidence_size(gepa) + CHILDREN * min(FIRST, front) + min(SECOND, max(0, front - FIRST))
+
+
+def lane_count(gepa: GepaConfig, left: int) -> int:
+    """How many lanes go on at the same time: no more than leave each a row of proposals that build on each other.
+
+    left: rollouts of the search.
+    """
+    if gepa.acceptance == "full":
+        return gepa.lanes
+    return max(1, min(gepa.lanes, round(left / USUAL_PROPOSAL / DEPTH)))
+
+
+def draft_count(gepa: GepaConfig) -> int:
+    """How many proposals start from the baseline: at most a fifth of the budget is theirs.
+
+    In the race each has evidence of its own.
+    """
+    if gepa.acceptance == "full":
+        return min(gepa.initial_size - 1, math.floor(DRAFT_SHARE * total_budget(gepa) / iteration_rollouts(gepa)))
+    affordable = math.floor(DRAFT_SHARE * total_budget(gepa) / (evidence_size(gepa) + FIRST))
+    evidence = -(-len(gepa.feedback_seeds) // evidence_size(gepa))
+    return max(1, min(gepa.initial_size - 1, affordable, evidence))
 
 
 def check_budget(config: JobConfig) -> None:
@@ -34,7 +98,7 @@ def check_budget(config: JobConfig) -> None:
     gepa = config.gepa
     parts = {
         "probes of the task app's messages": len(probe_seeds(config)),
-        "baseline": len(gepa.front_seeds),
+        "baseline": len(opening_seeds(gepa)),
         "one iteration": iteration_rollouts(gepa),
         "validation at the end": end_rollouts(gepa),
     }

@@ -39,11 +39,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A candidate of the archive with its scores on the front's seeds."""
+    """A candidate of the archive. score: what it is ranked by. instance_scores: on the front's seeds, None unknown."""
 
     candidate: Candidate
     score: float
-    instance_scores: tuple[float, ...]
+    instance_scores: tuple[float | None, ...]
     is_pareto: bool
 
 

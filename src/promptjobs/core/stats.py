@@ -44,7 +44,10 @@ def _by_phase() -> dict[Phase, int]:
 
 @dataclass(slots=True)
 class Statistics:
-    """rollouts: answered ok or failed. reused: scores taken from earlier answers. trials_tried: prompts proposed."""
+    """rollouts: answered ok or failed. reused: scores taken from earlier answers. trials_tried: prompts proposed.
+
+    completions: calls of the meta-model; judgements: calls of the judge. failed_in_a_row: rollouts, the latest ones.
+    """
 
     rollouts: dict[Phase, int] = field(default_factory=_by_phase)
     failed: dict[Phase, int] = field(default_factory=_by_phase)
@@ -53,30 +56,55 @@ class Statistics:
     trials_tried: int = 0
     proposals_refused: int = 0
     completions: int = 0
+    judgements: int = 0
+    failed_in_a_row: int = 0
     rollout_tokens: Tokens = field(default_factory=Tokens)
     mutation_tokens: Tokens = field(default_factory=Tokens)
+    judge_tokens: Tokens = field(default_factory=Tokens)
 
     def count_rollout(self, answer: Answer, phase: Phase) -> None:
         self.rollouts[phase] += 1
         self.failed[phase] += answer.is_failure
+        self.failed_in_a_row = self.failed_in_a_row + 1 if answer.is_failure else 0
         self.rollout_tokens.add(answer)
 
     def count_completion(self, answer: Answer) -> None:
         self.completions += 1
         self.mutation_tokens.add(answer)
 
+    def count_judgement(self, answer: Answer) -> None:
+        self.judgements += 1
+        self.judge_tokens.add(answer)
+
     @property
     def total_rollouts(self) -> int:
         return sum(self.rollouts.values())
 
     @property
+    def total_failed(self) -> int:
+        return sum(self.failed.values())
+
+    @property
+    def total_tokens(self) -> int:
+        return sum(part.total for part in self._parts)
+
+    @property
+    def spent_usd(self) -> float:
+        """The sum of the known costs: at most what was spent."""
+        return sum(part.cost_usd for part in self._parts)
+
+    @property
     def total_cost_usd(self) -> float | None:
-        parts = (self.rollout_tokens.known_cost_usd, self.mutation_tokens.known_cost_usd)
-        return None if None in parts else round(sum(part or 0.0 for part in parts), 12)
+        """None where the price of any call is unknown."""
+        return None if any(part.unpriced for part in self._parts) else round(self.spent_usd, 12)
+
+    @property
+    def _parts(self) -> tuple[Tokens, Tokens, Tokens]:
+        return self.rollout_tokens, self.mutation_tokens, self.judge_tokens
 
     def to_json(self) -> dict[str, Any]:
         """The counters by the names that clients of the API read."""
-        rollouts, mutation = self.rollout_tokens, self.mutation_tokens
+        rollouts, mutation, judge = self._parts
         return {
             "trials_tried": self.trials_tried,
             "total_trials_evaluated": sum(self.trials.values()),
@@ -89,9 +117,10 @@ class Statistics:
             "optimization_rollouts_executed": self.rollouts[Phase.OPTIMIZATION],
             "validation_rollouts_executed": self.rollouts[Phase.VALIDATION],
             "test_rollouts_executed": self.rollouts[Phase.TEST],
-            "failed_rollouts": sum(self.failed.values()),
+            "failed_rollouts": self.total_failed,
             "reused_rollouts": self.reused,
             "mutation_calls": self.completions,
+            "judge_calls": self.judgements,
             "rollouts_prompt_tokens": rollouts.prompt,
             "rollouts_completion_tokens": rollouts.completion,
             "rollouts_unknown_tokens": rollouts.unknown,
@@ -100,8 +129,10 @@ class Statistics:
             "mutation_unknown_tokens": mutation.unknown,
             "rollout_tokens_used": rollouts.total,
             "mutation_tokens_used": mutation.total,
-            "total_tokens": rollouts.total + mutation.total,
+            "judge_tokens_used": judge.total,
+            "total_tokens": self.total_tokens,
             "rollouts_cost_usd": rollouts.known_cost_usd,
             "mutation_cost_usd": mutation.known_cost_usd,
+            "judge_cost_usd": judge.known_cost_usd,
             "total_cost_usd": self.total_cost_usd,
         }

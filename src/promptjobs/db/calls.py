@@ -23,6 +23,7 @@ class TokenState:
     candidate_id: str
     seed: int
     phase: str
+    tier: str
     attempt: int
     epoch: int
     baseline_id: str | None
@@ -88,7 +89,7 @@ _CALLS = f"SELECT {_NAMES} FROM calls WHERE token = ANY($1::bytea[]) ORDER BY cr
 
 # The database's clock decides, and a lease that has run out ends the token whether or not another worker took the job.
 _STATES = """
-SELECT t.digest, t.job_id, t.key, t.candidate_id, t.seed, t.phase, t.attempt, t.epoch, c.baseline_id,
+SELECT t.digest, t.job_id, t.key, t.candidate_id, t.seed, t.phase, t.tier, t.attempt, t.epoch, c.baseline_id,
        CASE WHEN t.revoked_at IS NULL AND t.epoch = j.epoch AND j.status = 'running' AND j.lease_until IS NOT NULL
             THEN greatest(extract(epoch FROM least(t.expires_at, j.lease_until) - clock_timestamp()), 0)
             ELSE 0 END::float8 AS seconds_left
@@ -103,7 +104,7 @@ async def load_tokens(connection: asyncpg.Connection, digests: Sequence[bytes]) 
     return {
         row["digest"]: TokenState(
             row["digest"], row["job_id"], row["key"], row["candidate_id"], row["seed"], row["phase"],
-            row["attempt"], row["epoch"], row["baseline_id"], row["seconds_left"],
+            row["tier"], row["attempt"], row["epoch"], row["baseline_id"], row["seconds_left"],
         )
         for row in rows
     }  # fmt: skip

@@ -11,6 +11,7 @@ from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import (
     Answer,
     Body,
+    CallBody,
     CandidateFact,
     Completion,
     CompletionBody,
@@ -20,6 +21,7 @@ from promptjobs.core.asks import (
     ProgressFact,
     Rollout,
     RolloutBody,
+    Tier,
     TrialFact,
 )
 from promptjobs.core.lanes import Cause
@@ -66,6 +68,7 @@ class TokenRecord:
     phase: Phase
     attempt: int
     lifetime_seconds: float
+    tier: Tier = Tier.HI
 
 
 @dataclass(slots=True)
@@ -78,6 +81,10 @@ class Group:
 
 
 def body_text(body: Body) -> str:
+    """The stored form; a rollout's calls stand in it only where they were kept."""
+    if isinstance(body, RolloutBody) and not body.calls:
+        parts = ("messages", "output", "feedback", "expected")
+        return orjson.dumps({name: getattr(body, name) for name in parts}).decode()
     return orjson.dumps(body).decode()
 
 
@@ -86,8 +93,12 @@ def body_from(text: str) -> Body:
     raw = orjson.loads(text)
     if "finish_reason" in raw:
         return CompletionBody(raw["text"], raw["finish_reason"])
-    messages = tuple(Message(m["role"], m["content"]) for m in raw["messages"])
-    return RolloutBody(messages, raw["output"], raw["feedback"], raw["expected"])
+    calls = tuple(CallBody(_messages(call["messages"]), call["reply"]) for call in raw.get("calls", ()))
+    return RolloutBody(_messages(raw["messages"]), raw["output"], raw["feedback"], raw["expected"], calls)
+
+
+def _messages(raw: Sequence[dict[str, str]]) -> tuple[Message, ...]:
+    return tuple(Message(message["role"], message["content"]) for message in raw)
 
 
 # --- what a group looks like to the statement ------------------------------------------------------------------------
@@ -108,6 +119,7 @@ def rollout_row(n: int, record: AnswerRecord, ask: Rollout) -> dict[str, Any]:
         "draw": ask.draw,
         "phase": ask.phase,
         "is_baseline": ask.is_baseline,
+        "tier": ask.tier,
         "score": answer.score,
         "reason": answer.reason,
         "detail": record.detail,
@@ -204,6 +216,7 @@ def token_row(token: TokenRecord) -> dict[str, Any]:
         "candidate_id": token.candidate_id,
         "seed": token.seed,
         "phase": token.phase,
+        "tier": token.tier,
         "attempt": token.attempt,
         "lifetime_seconds": token.lifetime_seconds,
     }

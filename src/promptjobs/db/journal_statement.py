@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 ROLLOUT = (
-    "key", "n", "candidate_id", "seed", "draw", "phase", "is_baseline", "score", "reason", "detail", "prompt_tokens",
-    "completion_tokens", "unknown_tokens", "cost_usd", "seconds", "attempts", "body",
+    "key", "n", "candidate_id", "seed", "draw", "phase", "is_baseline", "tier", "score", "reason", "detail",
+    "prompt_tokens", "completion_tokens", "unknown_tokens", "cost_usd", "seconds", "attempts", "body",
 )  # fmt: skip
 COMPLETION = (
     "key", "n", "purpose", "provider", "model", "draw", "reason", "detail", "finish_reason", "prompt_tokens",
@@ -17,7 +17,7 @@ TRIAL = (
     "n", "candidate_id", "phase", "is_baseline", "seeds", "scores", "score", "failed", "reused", "lane", "generation",
     "turn",
 )  # fmt: skip
-TOKEN = ("digest", "key", "candidate_id", "seed", "phase", "attempt", "lifetime_seconds")
+TOKEN = ("digest", "key", "candidate_id", "seed", "phase", "tier", "attempt", "lifetime_seconds")
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "rollouts": ROLLOUT,
@@ -55,7 +55,7 @@ def _insert(table: str, at: int) -> str:
         values[names.index("seq")] = "j.last_seq - $6 + u.seq"
     if table == "tokens":
         names[-1], values[-1] = "expires_at", "clock_timestamp() + make_interval(secs => u.lifetime_seconds)"
-        types = "digest bytea, key bytea, candidate_id text, seed bigint, phase text, attempt int"
+        types = "digest bytea, key bytea, candidate_id text, seed bigint, phase text, tier text, attempt int"
         source = f"json_to_recordset(${at}::json) u({types}, lifetime_seconds float8)"
     if table in HAS_EPOCH:
         names.append("epoch")

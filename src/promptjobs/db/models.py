@@ -47,6 +47,11 @@ def _zero() -> Mapped[int]:
     return mapped_column(Integer, server_default=text("0"))
 
 
+def _tier() -> Mapped[str]:
+    """Which of the job's models answers: `hi`, the one under optimization, or `lo`, its stand-in."""
+    return mapped_column(server_default="hi")
+
+
 def _job() -> Mapped[str]:
     """First part of the key. Tables that a running job writes have no foreign key to it: checking one for each row
     halves the rate of the journal, and the fence of its statement makes sure that the job exists."""
@@ -168,6 +173,7 @@ class RolloutRow(Base):
     draw: Mapped[int]
     phase: Mapped[str]
     is_baseline: Mapped[bool]
+    tier: Mapped[str] = _tier()
     score: Mapped[float | None]
     reason: Mapped[str | None]
     detail: Mapped[str | None]
@@ -242,6 +248,7 @@ class Token(Base):
     candidate_id: Mapped[str]
     seed: Mapped[int] = mapped_column(BigInteger)
     phase: Mapped[str]
+    tier: Mapped[str] = _tier()
     attempt: Mapped[int]
     epoch: Mapped[int]
     expires_at: Mapped[datetime]

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 
 from promptjobs.core.archive import Candidate
+from promptjobs.core.asks import Tier
 from promptjobs.core.trial import Phase, Trial
 from promptjobs.db import events
 from promptjobs.db.history import candidate_from, trial_from
@@ -51,6 +52,7 @@ class StoredRollout:
     draw: int
     phase: str
     is_baseline: bool
+    tier: str
     score: float | None
     reason: str | None
     detail: str | None
@@ -75,6 +77,7 @@ ROLLOUT_COLUMNS = (
     RolloutRow.draw,
     RolloutRow.phase,
     RolloutRow.is_baseline,
+    RolloutRow.tier,
     RolloutRow.score,
     RolloutRow.reason,
     RolloutRow.detail,
@@ -108,13 +111,15 @@ async def read_trial_rollouts(
 ) -> list[tuple[StoredRollout, ...]]:
     """For each trial the rollouts that its scores come from, in the order of its seeds; without bodies.
 
-    A seed that was drawn again has several rollouts: the one whose outcome is the trial's is taken.
+    A seed that was drawn again has several rollouts: the one whose outcome is the trial's is taken, and the last where
+    none is, because a judge has scored it.
     """
     candidates = sorted({trial.candidate_id for trial in trials})
     seeds = sorted({seed for trial in trials for seed in trial.seeds})
     query = (
         select(*ROLLOUT_COLUMNS)
         .where(RolloutRow.job_id == job_id, RolloutRow.candidate_id.in_(candidates), RolloutRow.seed.in_(seeds))
+        .where(RolloutRow.tier == Tier.HI)
         .order_by(RolloutRow.draw)
     )
     drawn: dict[tuple[str, int], list[StoredRollout]] = {}
@@ -125,12 +130,12 @@ async def read_trial_rollouts(
 
 
 def _of_trial(trial: Trial, drawn: dict[tuple[str, int], list[StoredRollout]]) -> tuple[StoredRollout, ...]:
-    scored = zip(trial.seeds, trial.scores, strict=True)
-    matching = (
-        [rollout for rollout in drawn.get((trial.candidate_id, seed), ()) if rollout.score == score]
-        for seed, score in scored
-    )
-    return tuple(rollouts[-1] for rollouts in matching if rollouts)
+    found = []
+    for seed, score in zip(trial.seeds, trial.scores, strict=True):
+        rollouts = drawn.get((trial.candidate_id, seed), [])
+        matching = [rollout for rollout in rollouts if rollout.score == score] or rollouts
+        found += matching[-1:]
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ import asyncpg
 import orjson
 
 from promptjobs.core.archive import Candidate
-from promptjobs.core.asks import Key
+from promptjobs.core.asks import Key, Tier
 from promptjobs.core.config import PolicyConfig
+from promptjobs.core.policies import stand_in
 from promptjobs.core.prompt import PromptPattern, PromptTemplate
 from promptjobs.core.trial import Phase
 from promptjobs.db.calls import TokenState, load_config, load_prompts, load_tokens
@@ -91,7 +92,7 @@ class Grants:
         )
         self._ttl_seconds, self._clock = ttl_seconds, clock
         self._known: _Recent[bytes, tuple[Grant, float]] = _Recent(MAX_TOKENS)
-        self._policies: _Recent[str, Policy] = _Recent(MAX_JOBS)
+        self._policies: _Recent[tuple[str, str], Policy] = _Recent(MAX_JOBS)
         self._templates: _Recent[tuple[str, str], PromptTemplate | None] = _Recent(MAX_PROMPTS)
         self._patterns: _Recent[tuple[str, str], PromptPattern] = _Recent(MAX_JOBS)
         self._is_asking = False
@@ -121,12 +122,13 @@ class Grants:
         epoch: int,
         policy: PolicyConfig,
         seconds_left: float,
+        tier: Tier = Tier.HI,
     ) -> None:
         """Make a token known that this process has just committed, so that its first calls need no question.
 
-        baseline: the template of candidate.baseline_id, None where messages pass unchanged. seconds_left: of the token
-        or the lease, whichever ends first, counted from before the commit. Raises PromptError for a baseline that is
-        no pattern.
+        baseline: the template of candidate.baseline_id, None where messages pass unchanged. policy: the tier's.
+        seconds_left: of the token or the lease, whichever ends first, counted from before the commit. Raises
+        PromptError for a baseline that is no pattern.
         """
         digest = digest_of(secret)
         swap = None
@@ -135,9 +137,9 @@ class Grants:
                 # Nothing may pass unchanged because somebody did not know better: the database is asked.
                 return
             swap = Swap(self._pattern(job_id, candidate.baseline_id, baseline), candidate.prompt)
-        terms = self._policies.get(job_id)
+        terms = self._policies.get((job_id, tier))
         if terms is None:
-            terms = self._policies.put(job_id, Policy.of(policy))
+            terms = self._policies.put((job_id, tier), Policy.of(policy))
         grant = Grant(digest, job_id, key, candidate.candidate_id, seed, phase, attempt, epoch, terms, swap)
         self._known.put(digest, (grant, self._clock() + min(self._ttl_seconds, seconds_left)))
 
@@ -183,7 +185,7 @@ class Grants:
         if state.seconds_left <= 0:
             return _revoked()
         try:
-            policy = await self._policy(connection, state.job_id)
+            policy = await self._policy(connection, state.job_id, Tier(state.tier))
             swap = await self._swap(connection, state)
         except UNREADABLE as exc:
             # A job that was stored by another version must not stop the calls of all the others.
@@ -193,14 +195,18 @@ class Grants:
             state.epoch, policy, swap,
         )  # fmt: skip
 
-    async def _policy(self, connection: asyncpg.Connection, job_id: str) -> Policy:
-        known = self._policies.get(job_id)
+    async def _policy(self, connection: asyncpg.Connection, job_id: str, tier: Tier) -> Policy:
+        known = self._policies.get((job_id, tier))
         if known is not None:
             return known
-        stored = orjson.loads(await load_config(connection, job_id) or "{}")["policy"]
+        stored = orjson.loads(await load_config(connection, job_id) or "{}")
         # Fields that a newer version has added are not ours to refuse.
-        fields = {name: stored[name] for name in PolicyConfig.model_fields if name in stored}
-        return self._policies.put(job_id, Policy.of(PolicyConfig.model_validate(fields)))
+        fields = {name: stored["policy"][name] for name in PolicyConfig.model_fields if name in stored["policy"]}
+        policy = PolicyConfig.model_validate(fields)
+        if tier is Tier.LO:
+            proxy = stored["gepa"]["proxy_models"]
+            policy = stand_in(policy, proxy["lo_provider"], proxy["lo_model"])
+        return self._policies.put((job_id, tier), Policy.of(policy))
 
     async def _swap(self, connection: asyncpg.Connection, state: TokenState) -> Swap | None:
         if state.baseline_id is None:

@@ -52,8 +52,8 @@ class JobService:
         metadata = _metadata_text(request.metadata)
         resolution = resolve(request.algorithm, request.config_body, request.overrides)
         config = resolution.config
-        self._providers.get(config.policy.provider)
-        self._providers.get(config.gepa.meta_model.provider)
+        for provider in _providers_of(config):
+            self._providers.get(provider)
         self._check_budget(config)
         job = _new_job(request, resolution, metadata)
         async with writing(self.database) as connection:
@@ -86,6 +86,17 @@ class JobService:
         async with writing(self.database) as connection:
             await jobs.cancel(connection, job_id, reason)
             return await jobs.read(connection, job_id)
+
+
+def _providers_of(config: JobConfig) -> list[str]:
+    """The providers that the job will call."""
+    gepa = config.gepa
+    named = [config.policy.provider, gepa.meta_model.provider]
+    if gepa.verifier is not None:
+        named.append(gepa.verifier.backend_provider)
+    if gepa.proxy_models is not None:
+        named.append(gepa.proxy_models.lo_provider)
+    return named
 
 
 def _new_job(request: JobRequest, resolution: Resolution, metadata: str) -> NewJob:

@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-import orjson
-
 from promptjobs.clients.llm import Llm
 from promptjobs.clients.rollout_reply import RolloutReply
 from promptjobs.clients.task_app import Dialect, Policy, RolloutRequest, TaskApp
@@ -26,24 +24,32 @@ from promptjobs.core.asks import (
     Key,
     Rollout,
     RolloutBody,
+    Tier,
 )
 from promptjobs.core.config import JobConfig
-from promptjobs.core.prompt import Message
+from promptjobs.core.policies import policy_of
+from promptjobs.core.verifier import PURPOSE as JUDGE
+from promptjobs.core.verifier import Verifier
 from promptjobs.db.calls import CallRecord
-from promptjobs.db.journal import AnswerRecord, TokenRecord, body_text
+from promptjobs.db.journal import AnswerRecord, TokenRecord
 from promptjobs.errors import (
     DeadlineExceeded,
-    InvalidReply,
-    InvalidScore,
-    PromptjobsError,
     ProviderCallFailed,
-    TaskAppFailed,
-    TaskAppUnreachable,
-    Unreachable,
     WorldError,
 )
 from promptjobs.interceptor.grants import Grants
 from promptjobs.jobs.lease import Lease
+from promptjobs.jobs.outcomes import (
+    calls_of_body,
+    cost_of,
+    is_billed,
+    messages_of,
+    reason_of,
+    settled,
+    storable,
+    sum_of,
+    text_of,
+)
 from promptjobs.jobs.retries import Retries
 from promptjobs.jobs.writer import Writer
 
@@ -89,6 +95,10 @@ class JobWorld:
         self.url = url
         self.rollout_timeout_seconds = rollout_timeout_seconds
         self.outage_seconds = outage_seconds
+        verifier = config.gepa.verifier
+        judge = Verifier.of(verifier)
+        self._keeps_calls = judge is not None and judge.wants_calls
+        self._judges = asyncio.Semaphore(verifier.concurrency if verifier else 1)
         self._minted: dict[Key, Minted] = {}
         self._candidates: dict[str, Candidate] = {}
 
@@ -113,6 +123,9 @@ class JobWorld:
         match ask:
             case Rollout():
                 return await self._rollout(ask)
+            case Completion(purpose=purpose) if purpose == JUDGE:
+                async with self._judges:
+                    return await self._completion(ask)
             case Completion():
                 return await self._completion(ask)
             case _:
@@ -140,7 +153,7 @@ class JobWorld:
             if self.grants is not None:
                 self.grants.revoke([digest])
             calls += made
-            outcome = _judged(outcome, made)
+            outcome = settled(outcome, made)
             pause = retries.pause_after(outcome) if isinstance(outcome, WorldError) else None
             if pause is None:
                 break
@@ -156,7 +169,7 @@ class JobWorld:
                     seed=ask.seed,
                     run_id=self.job_id,
                     inference_url=self._inference_url(minted.secret, trace),
-                    policy=self._policy(),
+                    policy=self._policy(ask.tier),
                     env_name=self.config.task_app.env_name,
                     env_config=self.config.task_app.env_config,
                     correlation_id=trace,
@@ -170,8 +183,8 @@ class JobWorld:
         base = f"{self.url}/interceptor/v1/{secret}"
         return base if self.task_app.dialect is Dialect.POLICY_URL else f"{base}/{trace}"
 
-    def _policy(self) -> Policy:
-        policy = self.config.policy
+    def _policy(self, tier: Tier) -> Policy:
+        policy = policy_of(self.config, tier)
         return Policy(
             model=policy.model,
             provider=policy.provider,
@@ -184,7 +197,8 @@ class JobWorld:
         secret = secrets.token_urlsafe(24)
         lifetime = self.outage_seconds + 2 * self.rollout_timeout_seconds + TOKEN_GRACE_SECONDS
         digest = hashlib.sha256(secret.encode()).digest()
-        return Minted(secret, TokenRecord(digest, ask.key, ask.candidate_id, ask.seed, ask.phase, attempt, lifetime))
+        record = TokenRecord(digest, ask.key, ask.candidate_id, ask.seed, ask.phase, attempt, lifetime, ask.tier)
+        return Minted(secret, record)
 
     def _admit(self, ask: Rollout, minted: Minted) -> None:
         """Tell the interceptor of this process, so that it need not ask the database."""
@@ -204,8 +218,9 @@ class JobWorld:
             phase=ask.phase,
             attempt=minted.record.attempt,
             epoch=self.lease.epoch,
-            policy=self.config.policy,
+            policy=policy_of(self.config, ask.tier),
             seconds_left=self.lease.seconds_left,
+            tier=ask.tier,
         )
 
     def _rollout_record(
@@ -219,13 +234,14 @@ class JobWorld:
     ) -> AnswerRecord:
         score, reason, detail = None, None, None
         first = next((call for call in last if call.error is None), last[0] if last else None)
-        messages = _messages(first) if first else ()
+        messages = messages_of(first) if first else ()
         if isinstance(outcome, RolloutReply):
             score = outcome.score
             output = outcome.output or (last[-1].reply_text if last else "")
-            body: Body = RolloutBody(messages, output, outcome.feedback, outcome.expected)
+            kept = calls_of_body(last) if self._keeps_calls else ()
+            body: Body = RolloutBody(messages, output, outcome.feedback, outcome.expected, kept)
         else:
-            reason, detail = _reason(outcome), str(outcome)[:DETAIL_CHARACTERS]
+            reason, detail = reason_of(outcome), str(outcome)[:DETAIL_CHARACTERS]
             body = RolloutBody(messages, last[-1].reply_text if last else "", detail)
         answer = Answer(
             ask.key,
@@ -234,10 +250,10 @@ class JobWorld:
             sum(call.prompt_tokens for call in calls),
             sum(call.completion_tokens for call in calls),
             sum(call.unknown_tokens for call in calls),
-            _cost(calls),
+            cost_of(calls),
             seconds,
         )
-        return AnswerRecord(ask, answer, _text(body), _clean(detail), len(tokens), revoked=tuple(tokens))
+        return AnswerRecord(ask, answer, text_of(body), storable(detail), len(tokens), revoked=tuple(tokens))
 
     # --- completions -------------------------------------------------------------------------------------------------
 
@@ -251,7 +267,10 @@ class JobWorld:
             attempts += 1
             try:
                 done = await self.llm.complete(
-                    ask.model, ask.messages, seed=ask.draw, timeout_seconds=COMPLETION_TIMEOUT_SECONDS
+                    ask.model,
+                    ask.messages,
+                    seed=ask.draw,
+                    timeout_seconds=ask.timeout_seconds or COMPLETION_TIMEOUT_SECONDS,
                 )
                 break
             except WorldError as error:
@@ -261,23 +280,23 @@ class JobWorld:
                 if pause is None:
                     return self._failed_completion(ask, error, failed, attempts, time.perf_counter() - started)
             await asyncio.sleep(pause)
-        costs = [done.cost_usd, *(error.cost_usd for error in failed if _is_billed(error))]
+        costs = [done.cost_usd, *(error.cost_usd for error in failed if is_billed(error))]
         answer = Answer(
             ask.key,
             prompt_tokens=done.usage.prompt_tokens + sum(error.prompt_tokens for error in failed),
             completion_tokens=done.usage.completion_tokens + sum(error.completion_tokens for error in failed),
             unknown_tokens=done.usage.unknown_tokens + sum(error.unknown_tokens for error in failed),
-            cost_usd=_sum(costs),
+            cost_usd=sum_of(costs),
             seconds=time.perf_counter() - started,
         )
         body = CompletionBody(done.text, done.finish_reason)
-        return AnswerRecord(ask, answer, _text(body), None, attempts, done.finish_reason)
+        return AnswerRecord(ask, answer, text_of(body), None, attempts, done.finish_reason)
 
     def _failed_completion(
         self, ask: Completion, error: WorldError, failed: Sequence[ProviderCallFailed], attempts: int, seconds: float
     ) -> AnswerRecord:
         timed_out = isinstance(error, DeadlineExceeded)
-        billed = [each for each in failed if _is_billed(each)]
+        billed = [each for each in failed if is_billed(each)]
         answer = Answer(
             ask.key,
             None,
@@ -285,100 +304,8 @@ class JobWorld:
             sum(each.prompt_tokens for each in billed),
             sum(each.completion_tokens for each in billed),
             sum(each.unknown_tokens for each in billed),
-            _sum([each.cost_usd for each in billed]),
+            sum_of([each.cost_usd for each in billed]),
             seconds,
         )
         detail = str(error)[:DETAIL_CHARACTERS]
-        return AnswerRecord(ask, answer, _text(CompletionBody(detail, "error")), _clean(detail), attempts, "error")
-
-
-# --- what an outcome means -------------------------------------------------------------------------------------------
-
-
-class PromptWasNotMatched(WorldError):
-    """The task app sent messages that are not the baseline's; they were not forwarded."""
-
-    code = "prompt_not_matched"
-
-
-class CandidateNotUsed(WorldError):
-    """A rollout ended without a call of its LLM through the interceptor: its score says nothing about the prompt."""
-
-    code = "candidate_not_used"
-
-
-def _judged(outcome: RolloutReply | WorldError, calls: Sequence[CallRecord]) -> RolloutReply | WorldError:
-    """The outcome in the light of the calls that were made: the prompt that ran is the prompt that is scored."""
-    unmatched = next((call for call in calls if call.error_code == "prompt_not_matched"), None)
-    if unmatched is not None:
-        return PromptWasNotMatched(unmatched.error or "")
-    answered = [call for call in calls if call.error is None]
-    if isinstance(outcome, RolloutReply):
-        if answered:
-            return outcome
-        if not calls:
-            return CandidateNotUsed("the rollout ended without a call of its LLM through inference_url")
-    refused = next((call for call in reversed(calls) if call.error is not None), None)
-    if refused is not None and not answered:
-        retryable = refused.status in (429, 502, 503, 504)
-        return ProviderCallFailed(refused.provider, refused.error or "", refused.status, retryable=retryable)
-    return outcome
-
-
-def _reason(error: WorldError) -> FailureReason:
-    match error:
-        case PromptWasNotMatched():
-            return FailureReason.PROMPT_NOT_MATCHED
-        case CandidateNotUsed():
-            return FailureReason.CANDIDATE_NOT_USED
-        case InvalidScore():
-            return FailureReason.INVALID_SCORE
-        case InvalidReply():
-            return FailureReason.INVALID_REPLY
-        case DeadlineExceeded():
-            return FailureReason.TASK_APP_TIMEOUT
-        case ProviderCallFailed():
-            return FailureReason.PROVIDER_ERROR
-        case TaskAppUnreachable() | Unreachable():
-            return FailureReason.TASK_APP_UNREACHABLE
-        case TaskAppFailed():
-            return FailureReason.TASK_APP_ERROR
-        case _:
-            return FailureReason.TASK_APP_ERROR
-
-
-def _is_billed(error: ProviderCallFailed) -> bool:
-    return bool(error.prompt_tokens or error.completion_tokens or error.unknown_tokens)
-
-
-def _cost(calls: Sequence[CallRecord]) -> float | None:
-    """The sum over the calls that used tokens; None where one of them has no price, or none was made."""
-    return _sum([c.cost_usd for c in calls if c.prompt_tokens or c.completion_tokens or c.unknown_tokens])
-
-
-def _sum(costs: Sequence[float | None]) -> float | None:
-    known = [cost for cost in costs if cost is not None]
-    return sum(known) if known and len(known) == len(costs) else None
-
-
-def _messages(call: CallRecord) -> tuple[Message, ...]:
-    """The call's messages as text: parts that are no text are left out."""
-    found = []
-    for message in orjson.loads(call.messages):
-        content = message.get("content")
-        if isinstance(content, list):
-            content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
-        found.append(Message(str(message.get("role")), content if isinstance(content, str) else ""))
-    return tuple(found)
-
-
-def _clean(text: str | None) -> str | None:
-    """Postgres stores no NUL."""
-    return None if text is None else text.replace("\x00", "\ufffd")
-
-
-def _text(body: Body) -> str:
-    try:
-        return body_text(body)
-    except orjson.JSONEncodeError as error:
-        raise PromptjobsError("a body holds text that is no Unicode") from error
+        return AnswerRecord(ask, answer, text_of(CompletionBody(detail, "error")), storable(detail), attempts, "error")

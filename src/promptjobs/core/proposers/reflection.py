@@ -11,6 +11,7 @@ FENCE = re.compile(r"(?P<ticks>`{3,})(?P<info>[^`]*)")
 REASONING = re.compile(r"</?\s*(think|thinking|reasoning|scratchpad)\s*>", re.IGNORECASE)
 CUT_OFF = frozenset({"length", "content_filter"})
 RECORD_CHARACTERS = 4_000
+REJECTED_CHARACTERS = 600
 
 DEFAULT_GUIDE = """\
 Write a better version of the text. The model that receives it knows nothing but this text and the input.
@@ -29,6 +30,25 @@ class Record:
     feedback: str
     expected: str
     score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What a reflection is told besides the evidence, all of it optional.
+
+    guide: what to do, in place of the default instruction. guidance: added to it. spec: rules that the text must
+    follow; leads: whether they come first. rejected: what was tried on this text and did not help. tip: one hint.
+    limit: most words of the reply. record_characters: of each part of an example.
+    """
+
+    guide: str | None = None
+    guidance: str | None = None
+    spec: str | None = None
+    leads: bool = False
+    rejected: Sequence[str] = ()
+    tip: str | None = None
+    limit: int | None = None
+    record_characters: int = RECORD_CHARACTERS
 
 
 class Refusal(StrEnum):
@@ -52,37 +72,59 @@ class Refused:
 
 
 def reflection_messages(
-    text: str, placeholders: Sequence[str], records: Sequence[Record], guide: str | None = None
+    text: str, placeholders: Sequence[str], records: Sequence[Record], brief: Brief | None = None
 ) -> tuple[Message, ...]:
-    """The meta-prompt: the current text, what came of it, and what to write. guide replaces the default instruction."""
-    ticks = fence_for(text, *(part for r in records for part in (r.input, r.output, r.feedback, r.expected)))
+    """The meta-prompt: the current text, what came of it, and what to write."""
+    brief = brief or Brief()
+    shown = [part for r in records for part in (r.input, r.output, r.feedback, r.expected)]
+    ticks = fence_for(text, brief.spec or "", *shown, *brief.rejected)
+    spec = f"# Specification\n\nThe new text must follow this.\n\n{brief.spec}" if brief.spec else ""
+    examples = [_shown(i, record, brief.record_characters) for i, record in enumerate(records, 1)]
     parts = [
         "You improve the instructions of a language model.",
+        spec if brief.leads else "",
         f"# Current text\n\n{ticks}\n{text}\n{ticks}",
-        "# What came of it\n\n" + "\n\n".join(_shown(i, record) for i, record in enumerate(records, 1)),
-        f"# What to do\n\n{guide or DEFAULT_GUIDE}",
+        "# What came of it\n\n" + "\n\n".join(examples),
+        "" if brief.leads else spec,
+        _rejected(brief.rejected),
+        f"# What to do\n\n{brief.guide or DEFAULT_GUIDE}",
+        brief.guidance or "",
+        brief.tip or "",
+        f"Write at most {brief.limit} words." if brief.limit else "",
     ]
     if placeholders:
         kept = ", ".join(f"{{{name}}}" for name in placeholders)
         parts.append(f"Keep these placeholders exactly as they are, each as often as it stands there now: {kept}")
     parts.append(f"Answer with the whole new text between two lines of {ticks} and nothing else.")
-    return (Message("user", "\n\n".join(parts)),)
+    return (Message("user", "\n\n".join(part for part in parts if part)),)
 
 
-def _shown(number: int, record: Record) -> str:
+def _rejected(edits: Sequence[str]) -> str:
+    """What was tried before, one line each: it must not look like the current text or like an example."""
+    if not edits:
+        return ""
+    lines = [f"* {' / '.join(_cut(edit, REJECTED_CHARACTERS).splitlines())}" for edit in edits]
+    return "\n".join(["# Tried before, without success", "", *lines])
+
+
+def _shown(number: int, record: Record, characters: int) -> str:
     score = "no score, the rollout failed" if record.score is None else f"{record.score:.3g}"
-    parts = [f"## Example {number}", f"### Input\n{_cut(record.input)}", f"### Output\n{_cut(record.output)}"]
+    parts = [
+        f"## Example {number}",
+        f"### Input\n{_cut(record.input, characters)}",
+        f"### Output\n{_cut(record.output, characters)}",
+    ]
     if record.expected:
-        parts.append(f"### Expected\n{_cut(record.expected)}")
+        parts.append(f"### Expected\n{_cut(record.expected, characters)}")
     if record.feedback:
-        parts.append(f"### Feedback\n{_cut(record.feedback)}")
+        parts.append(f"### Feedback\n{_cut(record.feedback, characters)}")
     return "\n".join([*parts, f"Score: {score}"])
 
 
-def _cut(text: str) -> str:
-    if len(text) <= RECORD_CHARACTERS:
+def _cut(text: str, characters: int) -> str:
+    if len(text) <= characters:
         return text
-    half = RECORD_CHARACTERS // 2
+    half = characters // 2
     return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
 
 
