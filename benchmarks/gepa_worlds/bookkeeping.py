@@ -105,14 +105,14 @@ class TimedDrive(Drive):
     def _timed(self, turning: Generator[Recall, Any, Outcome]) -> Generator[Recall, Any, Outcome]:
         sent: Any = None
         while True:
-            started = time.process_time()
+            started = time.thread_time()
             try:
                 recall = turning.send(sent)
             except StopIteration as end:
                 outcome: Outcome = end.value
                 return outcome
             finally:
-                self._own += time.process_time() - started
+                self._own += time.thread_time() - started
             sent = yield recall
 
     def _answer(self, ask: Ask) -> tuple[Answer, Body]:
@@ -130,19 +130,19 @@ class TimedAdapter(Adapter):
         self._aside = 0.0
 
     def evaluate(self, *given: Any, **named: Any) -> Any:
-        started = time.process_time()
+        started = time.thread_time()
         try:
             return super().evaluate(*given, **named)
         finally:
-            self._aside += time.process_time() - started
+            self._aside += time.thread_time() - started
 
     def reflect(self, prompt: Any) -> str:
-        started = time.process_time()
+        started = time.thread_time()
         self.marks.own.append(started - self._aside)
         try:
             return super().reflect(prompt)
         finally:
-            self._aside += time.process_time() - started
+            self._aside += time.thread_time() - started
 
 
 def ours(candidates: int) -> Marks:

@@ -36,6 +36,7 @@ class Asked:
 
 
 Fault = Callable[[Asked], Awaitable[web.StreamResponse]]
+Reply = Callable[[Asked], str]
 
 
 def says_level(asked: Asked) -> str:
@@ -54,9 +55,12 @@ def adds_a_hint(asked: Asked) -> str:
 
 @dataclass
 class FaultyModel:
-    """An OpenAI-compatible server. faults: per model, what the next requests get instead of an answer."""
+    """An OpenAI-compatible server. replies: what models say that do not count hints. faults: per model, what the next
+    requests get instead of an answer.
+    """
 
     latency_seconds: float = 0.0
+    replies: dict[str, Reply] = field(default_factory=lambda: {REFLECTOR: adds_a_hint})
     faults: dict[str, Iterator[Fault]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
 
@@ -87,7 +91,7 @@ class FaultyModel:
             return await fault(asked)
         if self.latency_seconds:
             await asyncio.sleep(self.latency_seconds)
-        text = adds_a_hint(asked) if model == REFLECTOR else says_level(asked)
+        text = self.replies.get(model, says_level)(asked)
         if asked.body.get("stream"):
             return await _stream(asked, text)
         return web.json_response(completion(asked, text))

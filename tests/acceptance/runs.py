@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
+import orjson
 
 from promptjobs.db.session import Database
 from tests.acceptance.client import Api, Json, config
@@ -51,6 +52,13 @@ async def keys_of(database: Database, visits: Iterable[Visit]) -> list[bytes]:
         rows = await connection.fetch("SELECT digest, key FROM tokens WHERE digest = ANY($1::bytea[])", digests)
     known = {row["digest"]: row["key"] for row in rows}
     return [known[digest] for digest in digests]
+
+
+async def calls_of(database: Database, job_id: str) -> list[Json]:
+    """What was sent to the provider, oldest first, with the candidate it was sent for."""
+    async with connected(database) as connection:
+        rows = await connection.fetch("SELECT * FROM calls WHERE job_id = $1 ORDER BY created_at", job_id)
+    return [{**row, "messages": orjson.loads(row["messages"])} for row in rows]
 
 
 @dataclass(frozen=True)

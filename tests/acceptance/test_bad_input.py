@@ -24,9 +24,9 @@ NOWHERE = "http://127.0.0.1:9"
         ({"policy.provider": "nobody"}, 422, "provider_not_configured", ["nobody"]),
         ({"policy.inference_url": "http://a.example"}, 422, "invalid_config", ["inference_url"]),
         ({"task_app_url": "ftp://a.example"}, 422, "invalid_config", ["task_app_url"]),
-        ({"gepa.mutation.rate": 0.5}, 422, "not_yet_supported", ["gepa.mutation.rate"]),
-        ({"termination_config.max_cost_usd": 1}, 422, "not_yet_supported", ["max_cost_usd"]),
-        ({"gepa.rollout.budget": 20}, 422, "budget_too_small", ["20", "44"]),
+        ({"gepa.modules": [{"module_id": "a"}]}, 422, "not_yet_supported", ["gepa.modules"]),
+        ({"gepa.evaluation.validation_pool": "hard"}, 422, "not_yet_supported", ["validation_pool"]),
+        ({"gepa.rollout.budget": 20}, 422, "budget_too_small", ["20", "38"]),
         ({"gepa.rollout.budget": "many"}, 422, "invalid_config", ["budget", "many"]),
     ],
 )
@@ -42,10 +42,16 @@ async def test_a_config_that_cannot_run_is_refused_with_the_field_and_the_reason
 
 
 async def test_a_budget_that_is_too_small_is_refused_with_the_numbers(api: Api):
-    problem = (await api.create(config(NOWHERE, {"gepa.rollout.budget": 43}))).json()
-    assert (problem["budget"], problem["needed"]) == (43, 44)
+    problem = (await api.create(config(NOWHERE, {"gepa.rollout.budget": 37}))).json()
+    assert (problem["budget"], problem["needed"]) == (37, 38)
+    assert problem["parts"] == {"baseline": 8, "one iteration": 20, "validation at the end": 10}
+    assert (await api.create(config(NOWHERE, {"gepa.rollout.budget": 38}), auto_start=False)).status_code == 200
+
+
+async def test_the_papers_search_needs_a_whole_front_in_each_iteration(api: Api):
+    full = {"gepa.acceptance": "full", "gepa.rollout.budget": 43}
+    problem = (await api.create(config(NOWHERE, full))).json()
     assert problem["parts"] == {"baseline": 8, "one iteration": 16, "validation at the end": 20}
-    assert (await api.create(config(NOWHERE, {"gepa.rollout.budget": 44}), auto_start=False)).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from promptjobs.demo.model_server import POLICY_MODEL
 from tests.acceptance.client import Api, Json, config
 from tests.acceptance.finished_job import Finished
@@ -131,13 +133,33 @@ class TestMissingEvaluationDetails:
         assert [each["rank"] for each in validation] == list(range(len(validation)))
         assert validation[0]["candidate_id"] == finished.payload["best_candidate_id"]
         assert sum(each["is_baseline"] for each in validation) == 1
-        assert all(len(each["instance_scores"]) == 20 for each in validation)
+        assert len(validation) >= 2
+        for each in validation:
+            assert set(each["seeds"]) == set(range(1000, 1020))
+            assert len(each["instance_scores"]) == 20
+            assert each["accuracy"] == pytest.approx(sum(each["instance_scores"]) / 20)
+
+    def test_lists_of_instance_scores_hold_numbers_that_belong_to_the_seeds_beside_them(self, finished: Finished):
+        scores = {(row["candidate_id"], row["seed"]): row["score"] for row in finished.rows["rollouts"]}
+        shown = [
+            *finished.payload["archive"],
+            *finished.payload["optimized_candidates"],
+            *finished.payload["validation"],
+        ]
+        shown += finished.of_type("prompt.learning.gepa.baseline")
+        for each in shown:
+            listed = dict(zip(each["seeds"], each["instance_scores"], strict=True))
+            assert listed == {seed: scores[each["candidate_id"], seed] for seed in listed}
+            assert listed
+        for item in finished.payload["optimized_candidates"]:
+            assert item["score"]["instance_scores"] == item["instance_scores"]
 
 
 class TestNoVariants:
     def test_every_prompt_that_was_evaluated_is_listed_with_its_messages(self, finished: Finished):
-        listed = {candidate["candidate_id"] for candidate in finished.candidates}
-        assert listed == {row["candidate_id"] for row in finished.rows["rollouts"]}
+        listed = [candidate["candidate_id"] for candidate in finished.candidates]
+        assert len(set(listed)) == len(listed)
+        assert {row["candidate_id"] for row in finished.rows["rollouts"]} <= set(listed)
         assert all(is_messages(candidate["messages"]) for candidate in finished.candidates)
 
     def test_learning_curve_points_carry_candidate_messages_and_template(self, finished: Finished):
@@ -165,10 +187,20 @@ class TestNoVariants:
 
     def test_attempted_candidates_are_listed_with_accuracy_and_replacements(self, finished: Finished):
         attempted = finished.payload["attempted_candidates"]
-        assert len(attempted) == len(finished.candidates) - 1
+        evaluated = {row["candidate_id"] for row in finished.rows["rollouts"]}
+        baseline = finished.candidates[0]["candidate_id"]
+        assert {each["candidate_id"] for each in attempted} == evaluated - {baseline}
+        assert len(attempted) == len(evaluated) - 1
         for each in attempted:
             assert 0 <= each["accuracy"] <= 1
             assert all(change["new_text"] for change in each["object"]["text_replacements"])
+
+    def test_every_attempt_was_told_with_its_scores_and_what_became_of_it(self, finished: Finished):
+        told = {data["candidate_id"]: data for data in finished.of_type("prompt.learning.proposal.scored")}
+        for each in finished.payload["attempted_candidates"]:
+            assert told[each["candidate_id"]]["accepted"] == each["accepted"]
+            assert len(told[each["candidate_id"]]["instance_scores"]) > 0
+        assert {each["operator"] for each in finished.payload["attempted_candidates"]} > {"reflection"}
 
     def test_the_metric_that_clients_draw_has_one_point_per_trial_with_rising_steps(self, finished: Finished):
         assert {point["name"] for point in finished.metrics} == {"gepa.transformation.mean_score"}

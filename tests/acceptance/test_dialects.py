@@ -1,9 +1,7 @@
 """Task apps of every dialect and era run a whole job, and the prompt that is scored is the one that ran."""
 
-import orjson
 import pytest
 
-from promptjobs.db.session import Database
 from tests.acceptance.client import SYSTEM, USER, Api, Json, config
 from tests.acceptance.faulty_app import (
     FaultyApp,
@@ -16,18 +14,9 @@ from tests.acceptance.faulty_app import (
     streamed,
     twice,
 )
+from tests.acceptance.runs import calls_of
 
 SHORT = {"gepa.rollout.budget": 60, "gepa.evaluation.test_pool": None}
-
-
-async def calls_of(database: Database, job_id: str) -> list[Json]:
-    """What was sent to the provider, oldest first, with the candidate it was sent for."""
-    connection = await database.connect()
-    try:
-        rows = await connection.fetch("SELECT * FROM calls WHERE job_id = $1 ORDER BY created_at", job_id)
-    finally:
-        await connection.close()
-    return [{**row, "messages": orjson.loads(row["messages"])} for row in rows]
 
 
 def baseline_scores(trials: list[Json]) -> dict[int, float]:

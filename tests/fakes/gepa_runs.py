@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,7 @@ from promptjobs.core.result import OptimizationResult
 from promptjobs.core.trial import Trial
 from promptjobs.errors import BudgetTooSmall
 from tests.fakes.config_bodies import body
-from tests.fakes.pure import Pure, Told
+from tests.fakes.pure import Pure, Told, World
 
 QUALITY = re.compile(r"quality (\d\.\d{3})")
 
@@ -70,12 +71,14 @@ def random_step(quality: float, completion: Completion) -> CompletionBody:
 class QualityWorld:
     """Scores follow from the number in the prompt's text, and so do the texts that reflection proposes.
 
-    own_quality: of the messages that the task app sends where no prompt is given.
+    own_quality: of the messages that the task app sends where no prompt is given. worked: what each example that a
+    prompt shows adds to its quality; where it is not 0, rollouts tell the expected answers.
     """
 
     score: Score = threshold
     reflect: Callable[[float, Completion], CompletionBody | FailureReason] = random_step
     own_quality: float = 0.2
+    worked: float = 0.0
     quality: dict[str, float] = field(default_factory=dict)
 
     def observe(self, facts: Sequence[Fact]) -> None:
@@ -85,7 +88,8 @@ class QualityWorld:
                 texts = (
                     " ".join(section.content for section in prompt.sections) if prompt else text_of(self.own_quality)
                 )
-                self.quality[fact.candidate.candidate_id] = quality_of(texts)
+                shown = texts.count("\nOutput: ")
+                self.quality[fact.candidate.candidate_id] = min(1.0, quality_of(texts) + self.worked * shown)
 
     def answer(self, ask: Ask) -> Told:
         if isinstance(ask, Completion):
@@ -97,8 +101,59 @@ class QualityWorld:
         if isinstance(found, FailureReason):
             return Answer(ask.key, reason=found), RolloutBody((), "", f"it broke on {ask.seed}")
         messages = (Message("system", text_of(self.own_quality)), Message("user", f"input {ask.seed}"))
-        body = RolloutBody(messages, "an output", f"feedback {ask.seed}")
+        expected = f"answer {ask.seed % 3}" if self.worked else ""
+        body = RolloutBody(messages, "an output", f"feedback {ask.seed}", expected)
         return Answer(ask.key, found, prompt_tokens=9, completion_tokens=3, cost_usd=0.0001), body
+
+
+# --- prompts that are made of rules ----------------------------------------------------------------------------------
+
+RULES = 10
+CURRENT = re.compile(r"# Current text\n\n(`{3,})\n(.*?)\n\1\n", re.DOTALL)
+
+Rewrite = Callable[[str, Sequence[int], Completion], str]
+"""(current text, numbers of the rules that the evidence asks for, the ask) to a proposed text."""
+
+
+def rule(number: int) -> str:
+    """A line that shares no word with any other rule's."""
+    return f"- alpha{number} beta{number} gamma{number}"
+
+
+def with_first_needed(text: str, needed: Sequence[int], completion: Completion) -> str:
+    """The rule that the first flawed example asks for is added."""
+    return f"{text}\n{rule(needed[0])}"
+
+
+@dataclass
+class RuleWorld:
+    """A seed scores 1 where the prompt holds the rule seed % RULES, else 0.25; reflection adds what is asked for.
+
+    noise: at most so much is taken off, by candidate and seed, so that no candidate is the best on every seed.
+    """
+
+    rewrite: Rewrite = with_first_needed
+    noise: float = 0.0
+    prompts: dict[str, str] = field(default_factory=dict)
+
+    def observe(self, facts: Sequence[Fact]) -> None:
+        for fact in facts:
+            if isinstance(fact, CandidateFact):
+                self.prompts[fact.candidate.candidate_id] = fact.candidate.template.sections[0].content
+
+    def answer(self, ask: Ask) -> Told:
+        if isinstance(ask, Completion):
+            said = ask.messages[0].content
+            found = CURRENT.search(said)
+            assert found, said
+            needed = [int(number) for number in re.findall(r"needs rule (\d+)", said)]
+            body = CompletionBody(fenced(self.rewrite(found[2], needed, ask)), "stop")
+            return Answer(ask.key, prompt_tokens=50, completion_tokens=20, cost_usd=0.002), body
+        number, prompt = ask.seed % RULES, self.prompts[ask.candidate_id]
+        messages = (Message("system", prompt), Message("user", f"Query: question {ask.seed}"))
+        score = 1.0 if rule(number) in prompt.split("\n") else 0.25
+        score -= self.noise * fraction("noise", ask.candidate_id, ask.seed)
+        return Answer(ask.key, score, cost_usd=0.0001), RolloutBody(messages, "an output", f"needs rule {number}")
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -109,6 +164,11 @@ PROMPT = {
     "wildcards": {"query": "REQUIRED"},
 }
 ERROR = FailureReason.TASK_APP_ERROR
+MODES = ("race", "full")
+RULE_PROMPT = {
+    "messages": [{"role": "system", "pattern": "Answer."}, {"role": "user", "pattern": "Query: {query}"}],
+    "wildcards": {"query": "REQUIRED"},
+}
 
 
 def job(**changes: Any) -> JobConfig:
@@ -131,6 +191,21 @@ def job(**changes: Any) -> JobConfig:
     return resolve("gepa", config, {}).config
 
 
+def rule_job(**changes: Any) -> JobConfig:
+    """A job for a RuleWorld: a front of 20 seeds, 40 for feedback, no validation and no test."""
+    settings = {
+        "prompt": RULE_PROMPT,
+        "evaluation__train_seeds": list(range(60)),
+        "evaluation__validation_seeds": [],
+        "evaluation__test_pool": [],
+        "archive__pareto_set_size": 20,
+        "archive__pareto_source": "train",
+        "archive__feedback_fraction": 0.7,
+        "rollout__budget": 600,
+    }
+    return job(**{**settings, **changes})
+
+
 def least_budget(config: JobConfig) -> int:
     try:
         check_budget(config.model_copy(update={"gepa": config.gepa.model_copy(update={"rollout_budget": 1})}))
@@ -140,7 +215,7 @@ def least_budget(config: JobConfig) -> int:
 
 
 @st.composite
-def jobs(draw: st.DrawFn) -> JobConfig:
+def jobs(draw: st.DrawFn, acceptance: str) -> JobConfig:
     """Any job that is accepted, with anything from the least budget to some iterations more."""
     train = draw(st.integers(4, 24))
     config = job(
@@ -154,6 +229,11 @@ def jobs(draw: st.DrawFn) -> JobConfig:
         lanes=draw(st.integers(1, 8)),
         turn_order=draw(st.sampled_from(["arrival", "fixed"])),
         rng_seed=draw(st.integers(0, 5)),
+        acceptance=acceptance,
+        max_demonstrations=draw(st.sampled_from([0, 4, 30])),
+        finals_share=draw(st.sampled_from([0.0, 0.15, 0.5])),
+        population__initial_size=draw(st.sampled_from([1, 2, 5, 20])),
+        population__crossover_rate=draw(st.sampled_from([0.0, 1.0])),
         population__children_per_generation=draw(st.integers(1, 5)),
         population__num_generations=draw(st.integers(1, 12)),
         population__patience_generations=draw(st.integers(1, 12)),
@@ -174,7 +254,7 @@ def noisy(failing: float = 0.0) -> Callable[[float, int, int], float | FailureRe
     return score
 
 
-def pure(config: JobConfig, world: QualityWorld | None = None, arrival_seed: int = 0) -> Pure:
+def pure(config: JobConfig, world: World | None = None, arrival_seed: int = 0) -> Pure:
     gepa = config.gepa
     return Pure(lambda: Gepa(config), world or QualityWorld(), gepa.rng_seed, gepa.turn_order, arrival_seed)
 
@@ -201,6 +281,8 @@ def check_facts(run: Pure, config: JobConfig) -> None:
     total = config.gepa.rollout_budget
     assert run.spent <= total
     assert run.repeated == []
+    tries = Counter((ask.candidate_id, ask.seed, ask.draw) for ask in run.rollouts)
+    assert set(tries.values()) <= {1}
     for trial in run.trials:
         check_trial(run, trial)
     assert [trial.n for trial in run.trials] == list(range(1, len(run.trials) + 1))

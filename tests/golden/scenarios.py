@@ -54,17 +54,32 @@ class Scenario:
         return resolve("gepa", body(changes), None).config
 
 
+FULL = {"gepa.acceptance": "full"}
 TRAIN = {"gepa.archive.pareto_source": "train"}
 VALIDATION = {"gepa.archive.pareto_source": "validation"}
+LARGE = {
+    **TRAIN,
+    "gepa.evaluation.train_seeds": list(range(60)),
+    "gepa.archive.pareto_set_size": 24,
+    "gepa.population.crossover_rate": 1.0,
+}
+"""Room for several lanes of a race."""
 
 SCENARIOS = (
-    Scenario("one_lane_train", {**TRAIN, "gepa.lanes": 1}),
-    Scenario("four_lanes_train", {**TRAIN, "gepa.lanes": 4}, order=2),
-    Scenario("four_lanes_train_fixed", {**TRAIN, "gepa.lanes": 4, "gepa.turn_order": "fixed"}),
-    Scenario("one_lane_validation", {**VALIDATION, "gepa.lanes": 1}),
-    Scenario("four_lanes_validation", {**VALIDATION, "gepa.lanes": 4}, order=3),
+    Scenario("one_lane_train", {**FULL, **TRAIN, "gepa.lanes": 1}),
+    Scenario("four_lanes_train", {**FULL, **TRAIN, "gepa.lanes": 4}, order=2),
+    Scenario("four_lanes_validation", {**FULL, **VALIDATION, "gepa.lanes": 4}, order=3),
+    Scenario("race_one_lane_validation", {**VALIDATION, "gepa.lanes": 1, "gepa.rng_seed": 10}),
+    Scenario("race_four_lanes_fixed", {**LARGE, "gepa.lanes": 4, "gepa.turn_order": "fixed"}, budget=450),
+    Scenario("race_demonstrations", {**LARGE, "gepa.lanes": 1}, budget=250),
+    Scenario(
+        "race_merges",
+        {**LARGE, "gepa.lanes": 4, "gepa.rng_seed": 27, "gepa.max_demonstrations": 0},
+        order=7,
+        budget=520,
+    ),
     Scenario("probes", {**TRAIN, "gepa.lanes": 4}, has_prompt=False, order=4),
-    Scenario("deadline", {**TRAIN, "gepa.lanes": 4}, order=5, stop_at=50, budget=400),
+    Scenario("deadline", {**LARGE, "gepa.lanes": 4}, order=5, stop_at=50, budget=600),
     Scenario("failures", {**TRAIN, "gepa.lanes": 4}, order=6, failing=0.08, budget=110),
 )
 
@@ -89,7 +104,7 @@ def _rollout(ask: Rollout, fails: bool) -> AnswerRecord:
         return AnswerRecord(ask, Answer(ask.key, reason=FailureReason.TASK_APP_ERROR), body_text(failed))
     score = round(4 * _fraction(ask.key, "score")) / 4
     seen = (Message("system", SYSTEM), Message("user", f"Query: question {ask.seed}"))
-    said = RolloutBody(seen, f"label {ask.seed % 7}", f"expected label {ask.seed % 5}")
+    said = RolloutBody(seen, f"label {ask.seed % 7}", "the label is wrong", f"label {ask.seed % 5}")
     return AnswerRecord(ask, Answer(ask.key, score, None, 30, 2, 0, 1e-5, 0.1), body_text(said))
 
 
@@ -99,8 +114,11 @@ def _completion(ask: Completion, fails: bool) -> AnswerRecord:
         return AnswerRecord(
             ask, Answer(ask.key, reason=FailureReason.PROVIDER_ERROR), body_text(failed), finish_reason="error"
         )
-    text = f"You are a banking assistant. Rule {ask.key.hex()[:6]}: answer with one label."
-    ticks = max(re.findall(r"^`{3,}", ask.messages[-1].content, re.MULTILINE), key=len, default="```")
+    said, name = ask.messages[-1].content, ask.key.hex()
+    ticks = max(re.findall(r"^`{3,}", said, re.MULTILINE), key=len, default="```")
+    current = said.split(f"{ticks}\n")[1].rstrip("\n")
+    # Rules that share no word with each other, so that those of two lanes can be merged.
+    text = f"{current}\n* {name[:6]} {name[6:12]}"
     # One reply in twelve cannot be read, as it happens with real models.
     reply = text if _fraction(ask.key, "unfenced") < 1 / 12 else f"{ticks}\n{text}\n{ticks}"
     body = body_text(CompletionBody(reply, "stop"))

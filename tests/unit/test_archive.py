@@ -137,6 +137,10 @@ def objectives_in(row: Row) -> dict[Objective, dict[int, float]]:
     return {o: {seed: values[o] for seed, values in row.items()} for o in OBJECTIVES}
 
 
+def mean_of(row: Row, objective: Objective) -> float:
+    return sum(row[seed][objective] for seed in sorted(row)) / len(row)
+
+
 def archive_of_rows(rows: list[Row], front: FrontType, is_sparse: bool = False) -> Archive:
     archive = Archive(sorted(rows[0]), front=front, objectives=OBJECTIVES, is_sparse=is_sparse)
     for n, row in enumerate(rows):
@@ -171,8 +175,10 @@ def test_every_kind_of_front_equals_the_reference(front: FrontType, is_sparse: b
     archive, state = archive_of_rows(rows, front, is_sparse), reference_state(rows, front)
     theirs = {key_of_reference(key): set(held) for key, held in state.get_pareto_front_mapping().items()}
     assert {key: set(numbers(archive, held)) for key, held in archive.holders().items()} == theirs
-    scores = {n: (mean, -n) for n, mean in enumerate(state.per_program_tracked_scores)}
-    assert {n: archive.mean(f"c{n}") for n in scores} == {n: mean for n, (mean, _) in scores.items()}
+    tracked = dict(enumerate(state.per_program_tracked_scores))
+    assert {n: archive.mean(f"c{n}") for n in tracked} == tracked
+    others = [] if front == "instance" else [o for o in OBJECTIVES if o is not Objective.SCORE]
+    scores = {n: (mean, *(mean_of(rows[n], o) for o in others), -n) for n, mean in tracked.items()}
     kept = remove_dominated_programs(theirs, scores=scores)
     mass = Counter(n for held in kept.values() for n in held)
     assert {archive.members[c].n: keys for c, keys in archive.keys_held().items()} == mass
@@ -389,6 +395,16 @@ def test_eps_ties_scores_and_not_costs() -> None:
     archive.add(candidate(0), {1: 0.50}, {Objective.COST: {1: -0.02}})
     archive.add(candidate(1), {1: 0.45}, {Objective.COST: {1: -0.01}})
     assert archive.holders() == {(1, Objective.SCORE): ("c0", "c1"), (1, Objective.COST): ("c1",)}
+
+
+@pytest.mark.parametrize("front", ["hybrid", "cartesian"])
+def test_of_two_that_score_the_same_the_cheaper_one_survives_though_a_worse_one_is_the_cheapest(
+    front: FrontType,
+) -> None:
+    archive = Archive([1, 2], front=front, objectives=("score", "cost"))
+    for n, (score, cost) in enumerate([(0.2, -1.0), (0.8, -4.0), (0.8, -2.0), (0.8, -3.0)]):
+        archive.add(candidate(n), {1: score, 2: score}, {Objective.COST: {1: cost, 2: cost}})
+    assert archive.front == ("c0", "c2")
 
 
 def test_an_unknown_cost_holds_no_key_and_a_front_without_any_draws_the_best() -> None:

@@ -127,7 +127,7 @@ PROGRESS = {
     "rollouts_total": 1000,
     "best_score": 0.575,
     "baseline_score": None,
-    "transformations_tried": 1,
+    "trials_tried": 1,
 }
 
 

@@ -136,6 +136,20 @@ def test_score_is_always_an_objective() -> None:
     assert refused({"gepa.objectives": ["cost"]}).field == "prompt_learning.gepa.objectives"
 
 
+def test_share_for_the_finals_is_the_races() -> None:
+    assert warnings({"gepa.finals_share": 0.3}) == ()
+    assert warnings({"gepa.finals_share": 0.3, "gepa.acceptance": "full"}) == (
+        'gepa.finals_share has no effect with acceptance "full", which measures all finalists',
+    )
+
+
+@pytest.mark.parametrize(("size", "tokens"), [("RAPID", 2_048), ("FAST", 8_192), ("SLOW", 32_768)])
+def test_replies_of_the_meta_model_are_as_long_as_proposals_may_be(size: str, tokens: int) -> None:
+    assert gepa({"gepa.proposer_output_tokens": size}).meta_model.max_tokens == tokens
+    shorter = {"gepa.proposer_output_tokens": size, "gepa.mutation.llm_max_tokens": 99}
+    assert gepa(shorter).meta_model.max_tokens == 99
+
+
 @pytest.mark.parametrize("front", ["objective", "cartesian"])
 def test_front_of_objectives_with_the_score_alone_is_reported(front: str) -> None:
     [warning] = warnings({"gepa.front": front})

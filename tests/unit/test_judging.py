@@ -186,9 +186,10 @@ def test_the_budget_counts_rollouts_and_the_counters_count_everything() -> None:
     pure = run(scoring(CHILD, [1, 2, 3]), verifier=fused())
     statistics = pure.optimizer.evaluations.stats.to_json()
     assert pure.optimizer.budget.used == 3
-    assert (statistics["total_rollouts"], statistics["mutation_calls"]) == (3, 3)
-    assert (statistics["rollouts_prompt_tokens"], statistics["mutation_prompt_tokens"]) == (15, 21)
-    assert statistics["mutation_cost_usd"] == 1.5
+    assert (statistics["total_rollouts"], statistics["judge_calls"], statistics["mutation_calls"]) == (3, 3, 0)
+    assert (statistics["rollouts_prompt_tokens"], statistics["judge_tokens_used"]) == (15, 30)
+    assert (statistics["judge_cost_usd"], statistics["mutation_cost_usd"]) == (1.5, 0.0)
+    assert (statistics["total_tokens"], pure.optimizer.evaluations.stats.spent_usd) == (45, 1.5)
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

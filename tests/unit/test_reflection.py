@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from promptjobs.core.proposers.reflection import (
     DEFAULT_GUIDE,
     RECORD_CHARACTERS,
+    Brief,
     Record,
     Refusal,
     Refused,
@@ -78,10 +79,50 @@ def test_the_meta_prompt_shows_text_records_and_task() -> None:
 
 
 def test_a_guide_of_ones_own_replaces_the_default() -> None:
-    [message] = reflection_messages("text", (), [RECORD], "Be brief.")
+    [message] = reflection_messages("text", (), [RECORD], Brief(guide="Be brief."))
     assert "Be brief." in message.content
     assert DEFAULT_GUIDE not in message.content
     assert "placeholders" not in message.content
+
+
+def test_what_is_said_besides_stands_below_what_to_do() -> None:
+    brief = Brief(guidance="Doctors read it.", tip="Be precise.", limit=600)
+    [message] = reflection_messages("text", (), [RECORD], brief)
+    tail = message.content.split("# What to do\n\n")[1]
+    assert tail.split("\n\n")[-4:-1] == ["Doctors read it.", "Be precise.", "Write at most 600 words."]
+    assert DEFAULT_GUIDE in tail
+
+
+@pytest.mark.parametrize(("leads", "at"), [(True, 1), (False, 3)])
+def test_a_specification_leads_or_follows_the_evidence(leads: bool, at: int) -> None:
+    [message] = reflection_messages("text", (), [RECORD], Brief(spec="Cite the law.", leads=leads))
+    titles = re.findall(r"^# (.+)$", message.content, re.MULTILINE)
+    expected = ["Current text", "What came of it", "What to do"]
+    expected.insert(at - 1, "Specification")
+    assert titles == expected
+    assert "The new text must follow this.\n\nCite the law." in message.content
+
+
+def test_rejected_edits_are_listed_one_line_each() -> None:
+    [message] = reflection_messages("text", (), [RECORD], Brief(rejected=["one\ntwo", "x" * 2000]))
+    listed = message.content.split("# Tried before, without success\n\n")[1].split("\n\n")[0].split("\n")
+    assert listed[0] == "* one / two"
+    assert len(listed) == 2
+    assert len(listed[1]) < 700
+
+
+@LAW
+@given(TEXTS, TEXTS)
+def test_no_rejected_edit_or_specification_closes_the_fence(edit: str, spec: str) -> None:
+    [message] = reflection_messages("text", (), [RECORD], Brief(rejected=[edit], spec=spec))
+    ticks = re.findall("`{3,}", message.content)[-1]
+    assert [line for line in message.content.split("\n") if line.startswith(ticks)] == [ticks, ticks]
+
+
+def test_records_are_cut_to_the_length_that_is_asked_for() -> None:
+    [message] = reflection_messages("text", (), [Record("a" * 500, "", "", "", 0.0)], Brief(record_characters=100))
+    assert "a" * 51 not in message.content
+    assert "400 characters left out" in message.content
 
 
 def test_long_records_are_cut_in_the_middle() -> None:

@@ -57,7 +57,7 @@ class Notes:
 
 def figures(progress: Mapping[str, Any]) -> str:
     """Best score, baseline and number of proposals in a few words."""
-    proposals = progress["transformations_tried"]
+    proposals = progress["trials_tried"]
     return (
         f"best {score(progress['best_score'])} · baseline {score(progress['baseline_score'])} · "
         f"{proposals} {'proposal' if proposals == 1 else 'proposals'}"

@@ -50,7 +50,7 @@ def _headline(job: Json) -> Text:
 def _state(progress: Mapping[str, Any]) -> str:
     done = f"{progress['rollouts_completed']}/{progress['rollouts_total']} rollouts"
     scores = f"best {score(progress['best_score'])}, baseline {score(progress['baseline_score'])}"
-    return f"{progress['phase']}: {done}, {scores}, {progress['transformations_tried']} proposals"
+    return f"{progress['phase']}: {done}, {scores}, {progress['trials_tried']} proposals"
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------

@@ -100,6 +100,8 @@ class Archive:
         """The rows of the members that have a score on every seed; `row` has all of them."""
         seed_objectives, self._mean_objectives = kinds_of_keys(front, self.objectives)
         self._keys = SeedKeys(seed_objectives, self.seeds, eps)
+        compared = dict.fromkeys((*seed_objectives, *self._mean_objectives))
+        self._others = tuple(objective for objective in compared if objective is not Objective.SCORE)
         self._rows: dict[str, dict[Objective, list[float | None]]] = {}
         self._means: dict[str, float] = {}
         self._objective_means: dict[Objective, dict[str, float]] = {o: {} for o in Objective}
@@ -317,10 +319,13 @@ class Archive:
         """Scan by ascending ranking value; drop whoever is redundant. A sole holder always stays. Oldest first.
 
         One pass is enough: a removal only makes the others harder to remove. Whoever is scanned later is still there,
-        so a candidate is redundant when the survivors before it and all after it hold each of its keys.
+        so a candidate is redundant when the survivors before it and all after it hold each of its keys. Of equals in
+        the ranking, who is worse by the other objectives comes first: else a dear one would outlive its cheaper equal.
         """
         bits = self._bits
         ascending = [c for _, _, c in reversed(self._order) if bits[c] and (among is None or c in among)]
+        if self._others:
+            ascending.sort(key=self._rank_with_others)
         later = list(accumulate((bits[c] for c in reversed(ascending)), or_, initial=0))
         later.pop()
         survivors, earlier = [], 0
@@ -330,6 +335,10 @@ class Archive:
                 survivors.append(candidate_id)
                 earlier |= held
         return sorted(survivors, key=lambda c: self.members[c].n)
+
+    def _rank_with_others(self, candidate_id: str) -> tuple[float, ...]:
+        means = (self._objective_means[objective].get(candidate_id, float("-inf")) for objective in self._others)
+        return self._values[candidate_id], *means
 
     def keys_held(self, among: Collection[str] | None = None) -> dict[str, int]:
         """How many keys each survivor holds; with `among`, of a front made of these members' keys only."""

@@ -118,7 +118,7 @@ class Answer:
 
     score: in [0, 1] for a rollout that succeeded, else None. reason: None where the ask succeeded. Tokens are those
     of every metered call of the ask; unknown_tokens were reported without a split. cost_usd: None where a price is
-    unknown.
+    unknown. seconds: of its LLM calls by the interceptor's clock; of the whole ask where none was metered.
     """
 
     key: Key

@@ -19,7 +19,14 @@ _RUN = (
     on("gepa.env_name", T.NAME, "banking77", "Environment that the task app is asked for."),
     on("gepa.env_config", T.OBJECT, {}, "Passed to the task app with each rollout.", "env_config"),
     integer("gepa.rng_seed", 0, 0, MAX_SEED, "Seed of every random choice."),
-    integer("gepa.lanes", 8, 1, 64, "Parents worked on at a time; 1 is the sequential algorithm. Not in the SDK."),
+    integer(
+        "gepa.lanes",
+        8,
+        1,
+        64,
+        "Parents worked on at a time, in a race fewer where the budget is small; 1 is the sequential algorithm. Not in"
+        " the SDK.",
+    ),
     choice(
         "gepa.turn_order",
         "arrival",
@@ -42,7 +49,8 @@ _RUN = (
         8,
         1,
         MAX_SEEDS,
-        "Seeds on which a child is compared with its parent; at most the seeds there are.",
+        "With `full`: seeds on which a child is compared with its parent; in a race half to three times as many, by"
+        " `proposer_effort`, are what a reflection is shown. At most the seeds there are.",
         "gepa.minibatch_size",
     ),
     on(
@@ -190,7 +198,8 @@ _SEARCH = (
         0.15,
         0,
         0.9,
-        "Share of the budget kept for scoring the finalists again before one of them wins. Not in the SDK.",
+        "With `race`: share of the budget kept for scoring the finalists again before one of them wins. Not in the"
+        " SDK.",
     ),
 )
 
@@ -206,7 +215,14 @@ _PROPOSALS = (
         "gepa.mutation.llm_provider", T.NAME, None, "Its provider. Default: the policy's.", "gepa.mutation_llm_provider"
     ),
     number("gepa.mutation.llm_temperature", 1.0, 0, 2, "Its sampling temperature. Not in the SDK."),
-    integer("gepa.mutation.llm_max_tokens", 8192, 1, 1_000_000, "Most tokens of its replies. Not in the SDK."),
+    integer(
+        "gepa.mutation.llm_max_tokens",
+        None,
+        1,
+        1_000_000,
+        "Most tokens of its replies. Default and most: 2048, 8192 or 32768, by `proposer_output_tokens`. Not in the"
+        " SDK.",
+    ),
     never(
         "gepa.mutation.llm_inference_url",
         "Must be absent, like `policy.inference_url`.",

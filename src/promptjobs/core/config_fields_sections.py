@@ -50,11 +50,22 @@ _GUARDS = (
         None,
         0.1,
         1000,
-        "Most tokens of a candidate's prompt as a multiple of the baseline's. Not in the SDK.",
+        "Most tokens of a candidate's prompt as a multiple of the baseline's, examples aside. Not in the SDK.",
     ),
     on("gepa.guards.frozen", T.STRINGS, (), "Spans that must stay, to the character. Not in the SDK."),
-    on("gepa.guards.must_match", T.PATTERNS, (), "Each must be found in a candidate's prompt. Not in the SDK."),
-    on("gepa.guards.must_not_match", T.PATTERNS, (), "None may be found in it. Not in the SDK."),
+    on(
+        "gepa.guards.must_match",
+        T.PATTERNS,
+        (),
+        "Each must be found in the sections that hold it in the baseline; one that none of them holds, in every section"
+        " that is changed. No lookaround, no backreferences. Not in the SDK.",
+    ),
+    on(
+        "gepa.guards.must_not_match",
+        T.PATTERNS,
+        (),
+        "None may be found in a section that is changed. No lookaround, no backreferences. Not in the SDK.",
+    ),
     on(
         "gepa.guards.json_schema",
         T.OBJECT,

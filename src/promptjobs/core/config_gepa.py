@@ -275,6 +275,8 @@ def _without_effect(config: GepaConfig) -> list[str]:
         found.append(f'gepa.epsilon has no effect with parent_selection "{config.parent_selection}"')
     if config.top_k != _default("top_k") and config.parent_selection != "top_k_pareto":
         found.append(f'gepa.top_k has no effect with parent_selection "{config.parent_selection}"')
+    if config.finals_share != _default("finals_share") and config.acceptance == "full":
+        found.append('gepa.finals_share has no effect with acceptance "full", which measures all finalists')
     return found
 
 

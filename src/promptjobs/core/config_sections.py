@@ -30,10 +30,13 @@ class MetaModelConfig(Resolved):
 class GuardsConfig(Resolved):
     """What a proposed prompt must keep to; what does not is refused before a rollout is spent on it.
 
-    max_tokens: of the whole prompt. max_growth: most tokens as a multiple of the baseline prompt's. frozen: spans that
-    must stay to the character. must_match, must_not_match: regular expressions, searched in the whole prompt.
-    json_schema: for every text that is JSON, and every fenced JSON block. leak_ngram: so many words in a row of an
-    example may not stand in an instruction; None where that is not checked.
+    max_tokens: of the whole prompt. max_growth: most tokens as a multiple of the baseline prompt's, both without
+    examples. frozen: spans that must stay to the character. must_match, must_not_match: regular expressions of RE2,
+    which has no lookaround and no backreferences, searched in each changed section without its examples. A pattern of
+    must_match binds the sections whose baseline it matches; where it matches in none of them, every section that is
+    changed. must_not_match binds every changed section. json_schema: for every text that is JSON, and every fenced JSON
+    block. leak_ngram: so many words in a row of an example may not stand in an instruction; None where that is not
+    checked.
     """
 
     max_tokens: int | None = None
@@ -162,6 +165,10 @@ def _own(given: Given, path: str, preset: Mapping[str, int], filled: Mapping[str
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
+REPLY_TOKENS = {"RAPID": 2_048, "FAST": 8_192, "SLOW": 32_768}
+"""Most tokens of a reply of the meta-model, by `proposer_output_tokens`."""
+
+
 def meta_model(given: Given, policy: Model) -> MetaModelConfig:
     mutation = _section(given, "gepa.mutation")
     model, provider = mutation["llm_model"], (mutation["llm_provider"] or policy.provider).lower()
@@ -176,7 +183,7 @@ def meta_model(given: Given, policy: Model) -> MetaModelConfig:
         provider=provider,
         model=model,
         temperature=mutation["llm_temperature"],
-        max_tokens=mutation["llm_max_tokens"],
+        max_tokens=mutation["llm_max_tokens"] or REPLY_TOKENS[given.values[f"{SECTION}.gepa.proposer_output_tokens"]],
     )
 
 

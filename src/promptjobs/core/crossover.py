@@ -44,10 +44,16 @@ class Crossover:
         if child is None:
             return None
         self.merges += 1
-        search.evaluations.stats.trials_tried += 1
-        search.ladder.inherit(child.candidate_id, first.candidate_id)
+        search.ladder.inherit(child.candidate_id, self._source_of_examples(template, first, second).candidate_id)
         reference = max((first, second), key=lambda c: search.archive.ranking[c.candidate_id])
         return (yield from search.acceptance.settle(lane, reference, [child]))
+
+    def _source_of_examples(self, template: PromptTemplate, first: Candidate, second: Candidate) -> Candidate:
+        """Whose examples the merged prompt shows: they stand in the first of the sections that may change."""
+        name = self.search.proposals.mutable[0]
+        shown = template.section(name).content
+        has_second = shown != first.template.section(name).content and shown == second.template.section(name).content
+        return second if has_second else first
 
     def _of_components(self, rng: random.Random) -> tuple[PromptTemplate, Candidate, Candidate] | None:
         """Whole components from either side, by the paper's conditions."""

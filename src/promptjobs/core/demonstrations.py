@@ -1,7 +1,7 @@
 """Demonstrations: solved examples as a component of a prompt, beside its instruction."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from promptjobs.core.asks import RolloutBody
@@ -9,6 +9,9 @@ from promptjobs.core.prompt import PLACEHOLDER, PromptTemplate
 
 MARK = "\n\n# Worked examples\n\n"
 """What stands between an instruction and its examples: how the two are told apart."""
+
+OWN_HEADING = "\n\n## Worked examples\n\n"
+"""What becomes of such a heading that a meta-model has written into an instruction."""
 
 RUNGS = (4, 12, 30, 60, 120)
 """Numbers of examples that are tried, one after the other, for as long as they help."""
@@ -54,8 +57,9 @@ def example_of(seed: int, body: RolloutBody, score: float, template: PromptTempl
     """
     output = body.expected or (body.output if score >= 1.0 else "")
     text = _input_of(body, template)
-    is_safe = not any(name in template.wildcards for name in PLACEHOLDER.findall(text + output))
-    if not output.strip() or not text.strip() or not is_safe or MARK in text or len(text) + len(output) > LONGEST:
+    both = f"{text}\n{output}"
+    is_safe = MARK not in both and not any(name in template.wildcards for name in PLACEHOLDER.findall(both))
+    if not output.strip() or not text.strip() or not is_safe or len(both) > LONGEST:
         return None
     return Example(seed, text.strip("\n"), output.strip())
 
@@ -117,10 +121,13 @@ class Ladder:
         self._since = 0
         self.interval = max(1, self.interval // 2) if has_won else min(64, 2 * self.interval)
 
-    def draw(self, count: int, rng: random.Random) -> list[Example]:
-        """`count` of the known examples, every answer as often as any other as far as there are such."""
+    def draw(self, count: int, rng: random.Random, without: Collection[int] = ()) -> list[Example]:
+        """`count` of the known examples, every answer as often as any other as far as there are such.
+
+        without: seeds whose examples are not to be shown; there may be fewer than `count` then.
+        """
         by_output: dict[str, list[Example]] = {}
-        order = sorted(self.examples.values(), key=lambda example: example.seed)
+        order = [self.examples[seed] for seed in sorted(self.examples) if seed not in without]
         rng.shuffle(order)
         for example in order:
             by_output.setdefault(example.output, []).append(example)

@@ -277,11 +277,11 @@ class Evaluations:
         asks = []
         for ledger in ledgers:
             told = ledger.told[candidate.candidate_id]
-            for seed in seeds:
+            for seed in [seed for seed in seeds if told[seed].is_failure]:
                 first, second = (ledger.rollout(candidate, seed, phase, draw) for draw in (0, 1))
                 may_help = told[seed].reason not in FINAL and told[seed].key == first.key
                 is_paid = second.key in self._retried or not counted
-                if told[seed].is_failure and may_help and (is_paid or self.budget.take(1)):
+                if may_help and (is_paid or self.budget.take(1)):
                     self._retried.add(second.key)
                     asks.append(second)
         if asks:

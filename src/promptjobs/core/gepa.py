@@ -47,8 +47,8 @@ from promptjobs.errors import JobFailed, PromptError
 FAILURES_IN_A_ROW = 5
 """Trials without any score after which the search gives up."""
 
-IDLE_PROPOSALS = 25
-"""Finished proposals in a row that cost no rollout after which there is nothing left to try."""
+IDLE_TURNS = 25
+"""Turns in a row that cost no rollout, after which there is nothing left to try."""
 
 TRADE_OFF = 0.05
 """An objective besides the score must be better by this share to make up for a score that is only as good."""
@@ -78,9 +78,10 @@ class Gepa:
         self.acceptance: Race | Gate = Race(self) if self.is_race else Gate(self)
         self.stops = Stops(self.gepa)
         self.counts: Counter[int] = Counter()
+        self.drafts = 0
         self.finished = 0
         self.accepted = 0
-        self.is_exhausted = False
+        self.exhausted = set[str]()
         self._started = 0
         self._accepted_in_generation = 0
         self._best_generation = 0
@@ -103,7 +104,7 @@ class Gepa:
     @property
     def is_drafting(self) -> bool:
         """Whether the next proposal is one of the drafts that are made of the baseline."""
-        return self._started <= draft_count(self.gepa)
+        return self._started <= self.drafts
 
     def best_candidate(self) -> Candidate:
         return self.archive.members[self.archive.best()]
@@ -119,12 +120,12 @@ class Gepa:
         if self.base is None or self.base.candidate_id not in self.archive:
             yield from self._baseline(lane)
         lanes = lane_count(self.gepa, self.budget.left)
+        self.drafts = draft_count(self.gepa, self.budget.left)
         if isinstance(self.acceptance, Race) and not self.accepted and self._may_go_on():
             # The first step is the largest: whatever else was begun from the baseline meanwhile would be lost on it.
-            count = draft_count(self.gepa)
-            self._started += count
-            accepted = yield from self.acceptance.drafts(lane, count)
-            for n in range(count):
+            self._started += self.drafts
+            accepted = yield from self.acceptance.drafts(lane, self.drafts)
+            for n in range(self.drafts):
                 yield Step(facts=self._proposal_finished(accepted and n == 0))
         yield Fork([self._lane] * lanes)
         self.finish_reason = self.finish_reason or StopReason.ROLLOUT_BUDGET
@@ -133,7 +134,8 @@ class Gepa:
         return (yield from Closing(self, cause).run(lane))
 
     def _lane(self, lane: Lane) -> Steps:
-        while not self.is_exhausted and self._may_go_on():
+        """Until the search stops, or the lane cannot pay: the others go on, by what they hold and do not spend."""
+        while lane.path not in self.exhausted and self._may_go_on():
             yield from self._turn(lane)
 
     def _turn(self, lane: Lane) -> Steps:
@@ -144,21 +146,22 @@ class Gepa:
         self._started += 1
         rollouts = self.evaluations.stats.total_rollouts
         accepted = yield from self.acceptance.iteration(lane)
+        self._idle_in_a_row = 0 if self.evaluations.stats.total_rollouts > rollouts else self._idle_in_a_row + 1
         if accepted is None:
             self._started -= 1
             return
-        self._idle_in_a_row = 0 if self.evaluations.stats.total_rollouts > rollouts else self._idle_in_a_row + 1
         yield Step(facts=self._proposal_finished(accepted))
 
     def _may_go_on(self) -> bool:
         if self.finish_reason is None:
-            nothing = self._perfect_in_a_row >= 2 * self.pool.per_epoch or self._idle_in_a_row >= IDLE_PROPOSALS
+            looks = 2 * self.pool.per_epoch
+            nothing = self._perfect_in_a_row >= looks or self._idle_in_a_row >= max(looks, IDLE_TURNS)
             state = SearchState(
                 proposals=self._started,
                 generation=self.generation,
                 best_generation=self._best_generation,
                 trials=self.evaluations.trials,
-                rollouts_left=self.budget.left,
+                rollouts_left=self.budget.total - self.budget.reserved - self.evaluations.stats.total_rollouts,
                 best_score=self.archive.ranking[self.archive.best()],
                 has_evidence=not nothing,
                 meta_calls_under_way=self.proposals.under_way,
@@ -354,6 +357,8 @@ class Gepa:
     def _proposal_finished(self, accepted: bool) -> list[Fact]:
         before = self.generation
         self.finished += 1
+        if self.finished <= self.drafts:
+            self._best_generation = self.generation  # drafts do not build on each other: patience begins after them
         self.ladder.proposal_finished()
         self._accepted_in_generation += accepted
         facts: list[Fact] = []
@@ -375,6 +380,7 @@ class Gepa:
         stats = self.evaluations.stats
         total = self.budget.total
         done = min(total, stats.total_rollouts - stats.rollouts[Phase.TEST])
+        planned = self.gepa.num_generations * self.gepa.children_per_generation
         best = self.archive.best() if self.archive.members else None
         is_scored = self.base is not None and self.base.candidate_id in self.archive
         return {
@@ -385,8 +391,8 @@ class Gepa:
             "percent_rollouts": done / total,
             "percent_overall": done / total,
             "trials_completed": self.evaluations.trials,
-            "transformations_tried": stats.trials_tried,
-            "transformations_planned": self.gepa.num_generations * self.gepa.children_per_generation,
+            "transformations_tried": min(self.finished, planned),
+            "transformations_planned": planned,
             "best_score": self.archive.ranking[best] if best else None,
             "baseline_score": self.archive.ranking[self.base.candidate_id] if is_scored and self.base else None,
             "best_candidate_id": best,

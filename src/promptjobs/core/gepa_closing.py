@@ -8,7 +8,7 @@ from promptjobs.core.archive import Candidate, lineage
 from promptjobs.core.asks import Fact, Fork, ProgressFact, Step, Steps
 from promptjobs.core.evaluations import Reservation
 from promptjobs.core.lanes import Cause, Lane
-from promptjobs.core.result import Finalist, Measured, Member, OptimizationResult
+from promptjobs.core.result import Attempt, Finalist, Measured, Member, OptimizationResult
 from promptjobs.core.trial import Phase
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Closing:
         search = self.search
         reason = str(self.cause or search.finish_reason or "completed")
         search.budget.release_reserve()
-        yield Step(facts=[events.stopping(reason, None)])
+        yield Step(facts=[events.stopping(reason, None), *self._undecided()])
         finalists = yield from self._validate(lane)
         best = finalists[0].candidate if finalists else self._best_of_front()
         if self.may_ask and best is not None and search.archive.members and search.gepa.test_seeds:
@@ -37,6 +37,18 @@ class Closing:
         result = self._result(best, finalists, reason)
         yield Step(facts=[*events.closing_events(result), *search.progress()])
         return result
+
+    def _undecided(self) -> list[Fact]:
+        """Whom the end overtook before it was accepted or rejected: what it scored is told all the same."""
+        search, facts = self.search, list[Fact]()
+        for candidate in search.candidates.values():
+            found = search.evaluations.known.get(candidate.candidate_id, {})
+            scores = {seed: answer.score for seed, answer in found.items() if answer.score is not None}
+            if scores and not candidate.is_baseline and candidate.candidate_id not in search.attempts:
+                mean = sum(scores.values()) / len(scores)
+                search.attempts[candidate.candidate_id] = Attempt(candidate, mean, False)
+                facts.append(events.raced(candidate, scores, False, False, "the search ended before it was decided"))
+        return facts
 
     def _best_of_front(self) -> Candidate | None:
         archive = self.search.archive
@@ -95,11 +107,12 @@ class Closing:
         search = self.search
         archive, base = search.archive, search.base
         top = [archive.members[c] for c in archive.ranked()[: search.gepa.validation_top_k]]
-        others = [base] if base is not None and base not in top else []
+        is_held_out = search.is_race and search.gepa.pareto_source == "train"
+        others = [base] if base is not None and base != top[0] and (is_held_out or base not in top) else []
+        rest = [candidate for candidate in top[1:] if candidate not in others]
+        order = [top[0], *others, *rest] if is_held_out else [*top, *others]
         if not search.is_race or not self.may_ask:
-            return [*top, *others]
-        is_held_out = search.gepa.pareto_source == "train"
-        order = [top[0], *others, *top[1:]] if is_held_out else [*top, *others]
+            return order
         left, chosen = search.budget.left, list[Candidate]()
         for candidate in order:
             cost = search.evaluations.cost(candidate.candidate_id, seeds)
@@ -149,7 +162,7 @@ class Closing:
             validation=self._measured(best, validated) if best else None,
             test=self._measured(best, gepa.test_seeds) if best else None,
             archive=[
-                Member(archive.members[c], archive.ranking[c], archive.row(c), c in archive.front)
+                Member(archive.members[c], archive.ranking[c], archive.known_scores(c), c in archive.front)
                 for c in archive.ranked()
             ],
             finalists=list(finalists),

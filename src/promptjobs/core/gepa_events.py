@@ -14,6 +14,7 @@ from promptjobs.core.result import (
     Finalist,
     OptimizationResult,
     attempted_json,
+    instance_scores_json,
     messages_json,
     optimized_json,
     prompt_json,
@@ -56,8 +57,8 @@ def pattern_found(template: PromptTemplate) -> EventFact:
 
 
 def baseline(candidate: Candidate, seeds: Sequence[int], scores: Sequence[float | None], rollouts: int) -> EventFact:
-    known = [score for score in scores if score is not None]
-    mean = sum(known) / len(known) if known else None
+    known = {seed: score for seed, score in zip(seeds, scores, strict=True) if score is not None}
+    mean = sum(known.values()) / len(known) if known else None
     return EventFact(
         "prompt.learning.gepa.baseline",
         f"the baseline scores {_percent(mean)} on {len(known)} of {len(seeds)} seeds",
@@ -66,7 +67,7 @@ def baseline(candidate: Candidate, seeds: Sequence[int], scores: Sequence[float 
             "accuracy": mean,
             "baseline_score": mean,
             "objectives": {"reward": mean},
-            "instance_scores": list(scores),
+            **instance_scores_json(known),
             "rollouts_completed": rollouts,
             "prompt": prompt_json(candidate),
             "messages": messages_json(candidate),
@@ -162,7 +163,7 @@ def raced(child: Candidate, scores: Mapping[int, float], accepted: bool, is_pare
             "candidate_id": child.candidate_id,
             "score": mean,
             "accuracy": mean,
-            "objectives": {"reward": mean},
+            "objectives": {} if mean is None else {"reward": mean},
             "accepted": accepted,
             "reason": reason,
             "generation": child.generation,

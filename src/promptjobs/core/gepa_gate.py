@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from promptjobs.core import gepa_events as events
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Step, Steps
-from promptjobs.core.demonstrations import with_examples
+from promptjobs.core.demonstrations import FEWEST, with_examples
 from promptjobs.core.evaluations import Reservation
 from promptjobs.core.gepa_proposals import Proposal, rewritten
 from promptjobs.core.lanes import Lane
@@ -19,7 +19,7 @@ from promptjobs.core.pools import is_improved, validation_subsample
 from promptjobs.core.racing import COMMON_SHARE
 from promptjobs.core.result import Attempt
 from promptjobs.core.screening import Screening
-from promptjobs.core.trial import Phase
+from promptjobs.core.trial import Phase, Trial
 
 if TYPE_CHECKING:
     from promptjobs.core.gepa import Gepa
@@ -45,12 +45,11 @@ class Gate:
             return crossed
         parent = search.base if search.is_drafting and search.base else search.draw_parent(rng)
         seeds = search.pool.next()
-        cost = search.evaluations.screening_cost
+        cost = search.evaluations.cost
         worst = cost(parent.candidate_id, seeds) + len(seeds) * (1 + search.has_proxy) + len(search.front_seeds)
         reservation = Reservation.of(search.budget, worst)
         if reservation is None:
-            # The other lanes go on: what they hold and do not spend comes back to them.
-            search.is_exhausted = True
+            search.exhausted.add(lane.path)
             return None
         result = yield from self._proposal(lane, parent, seeds, reservation, rng)
         reservation.release()
@@ -60,7 +59,9 @@ class Gate:
         self, lane: Lane, parent: Candidate, seeds: Sequence[int], reservation: Reservation, rng: random.Random
     ) -> Steps:
         search = self.search
-        before: Screening = yield from search.screen(lane, parent, seeds, reservation)
+        # Evidence has to be the policy's own: what a cheaper model says of the parent teaches nothing.
+        trial: Trial = yield from search.score(lane, parent, seeds, Phase.OPTIMIZATION, reservation)
+        before = Screening(trial.seeds, trial.scores, frozenset())
         if len(before.known_scores) < COMMON_SHARE * len(seeds):
             # Whatever a child scored, the comparison would be incomplete.
             self._thin_in_a_row += 1
@@ -69,8 +70,9 @@ class Gate:
                 yield from search.fail(what, parent, seeds)
             return None
         self._thin_in_a_row = 0
-        known = search.evaluations.known[parent.candidate_id]
-        records = yield from search.proposals.evidence(parent, [seed for seed in seeds if seed in known])
+        # A seed whose answer the parent has seen teaches nothing.
+        unseen = set(search.evaluations.known[parent.candidate_id]) - set(search.ladder.seeds_of(parent.candidate_id))
+        records = yield from search.proposals.evidence(parent, [seed for seed in seeds if seed in unseen])
         if not records:
             search.found_nothing(True)
             return None
@@ -83,30 +85,42 @@ class Gate:
         if child is None:
             return False
         search.ladder.inherit(child.candidate_id, parent.candidate_id)
-        child = yield from self._with_examples(child, rng)
+        shown = yield from self._with_examples(child, seeds, rng)
+        result = yield from self._judged(lane, shown, parent, before, reservation)
+        if shown is not child:
+            search.ladder.end(result)
+        return result
+
+    def _judged(
+        self, lane: Lane, child: Candidate, parent: Candidate, before: Screening, reservation: Reservation
+    ) -> Steps:
+        """The minibatch for the child, and the front's seeds where it is better."""
+        search, seeds = self.search, before.seeds
         after: Screening = yield from search.screen(lane, child, seeds, reservation)
         verdict = self._compared(before, after)
         if verdict != "improved":
             search.attempts[child.candidate_id] = Attempt(child, after.score, False)
-            search.proposals.reject(child, parent)
+            if verdict == "not improved":
+                search.proposals.reject(child, parent)
             scores = {seed: score for seed, score in zip(seeds, after.scores, strict=True) if score is not None}
             yield Step(facts=[events.raced(child, scores, False, False, verdict)])
             return False
         return (yield from self.validate(lane, child, reservation))
 
-    def _with_examples(self, child: Candidate, rng: random.Random) -> Steps:
-        """Now and then a child goes on with some solved examples beside its instruction."""
+    def _with_examples(self, child: Candidate, seeds: Sequence[int], rng: random.Random) -> Steps:
+        """Now and then a child goes on with some solved examples beside its instruction, none of the minibatch's."""
         search = self.search
         count = search.ladder.next_count(child.candidate_id)
-        if not count:
+        examples = search.ladder.draw(count, rng, without=seeds)
+        if len(examples) < max(FEWEST, count):
             return child
-        examples = search.ladder.draw(count, rng)
+        search.ladder.begin()
         section = search.proposals.mutable[0]
         content = child.template.section(section).content
         template = child.template.with_text({section: with_examples(content, examples)})
         shown = yield from search.proposals.candidate(template, [child], "demonstrations", search.finished)
-        search.ladder.end(False)
         if shown is None:
+            search.ladder.end(False)
             return child
         search.ladder.held[shown.candidate_id] = tuple(example.seed for example in examples)
         return shown
@@ -144,7 +158,7 @@ class Gate:
         seeds = merge_subsample(ours, theirs, search.front_seeds, lane.rng(), MERGE_SEEDS)
         reservation = Reservation.of(search.budget, len(search.front_seeds))
         if reservation is None:
-            search.is_exhausted = True
+            search.exhausted.add(lane.path)
             return False
         trial = yield from search.score(lane, child, seeds, Phase.OPTIMIZATION, reservation)
         least = max(sum(scores[seed] for seed in seeds) for scores in (ours, theirs))

@@ -9,7 +9,7 @@ from promptjobs.core import gepa_events as events
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Completion, CompletionBody, Key, MetaModel, Recall, RolloutBody, Step, Steps
 from promptjobs.core.config import JobConfig
-from promptjobs.core.demonstrations import Ladder, example_of, own_text, with_own_text
+from promptjobs.core.demonstrations import MARK, OWN_HEADING, Ladder, example_of, own_text, with_own_text
 from promptjobs.core.evaluations import Evaluations
 from promptjobs.core.guards import Guards
 from promptjobs.core.line_merging import normalised
@@ -102,15 +102,11 @@ class Proposals:
         number: of finished proposals, for the events and the tips.
         """
         texts: dict[str, str] = {}
-        self.evaluations.stats.trials_tried += 1
         for section in self._components(parent, rng):
             proposed = yield from self._rewrite(parent, section, records, number)
             if proposed is not None:
                 texts[section] = proposed
-        if not texts:
-            self.evaluations.stats.proposals_refused += 1
-            return None
-        return Proposal(parent, texts, number)
+        return Proposal(parent, texts, number) if texts else None
 
     def _components(self, parent: Candidate, rng: random.Random) -> list[str]:
         """Which sections are rewritten: all, or the one whose turn it is and each further one by chance.
@@ -149,9 +145,10 @@ class Proposals:
                 parent.template.wildcards,
             )
         if isinstance(proposed, Refused):
+            self.evaluations.stats.count_proposal(is_refused=True)
             yield Step(facts=[events.refused(parent, section, proposed)])
             return None
-        return proposed
+        return proposed.replace(MARK, OWN_HEADING)
 
     def _brief(self, parent: Candidate, number: int) -> Brief:
         config = self.config
@@ -206,10 +203,12 @@ class Proposals:
         changed = [s.name for s in template.sections if s.content != main.template.section(s.name).content]
         violation = self.guards.check(template, main.template, changed) if self.guards else None
         if violation is not None:
+            self.evaluations.stats.count_proposal(is_refused=True)
             yield Step(facts=[events.violated(main, violation)])
             return None
         candidate_id = template.digest()
         if candidate_id in self.candidates:
+            self.evaluations.stats.count_proposal(is_refused=True)
             yield Step(facts=[events.duplicate(main, self.candidates[candidate_id])])
             return None
         child = Candidate(
@@ -222,6 +221,7 @@ class Proposals:
             generation=max(parent.generation for parent in parents) + 1,
         )
         self.candidates[candidate_id] = child
+        self.evaluations.stats.count_proposal(is_refused=False)
         yield Step(facts=events.introduced(child, main, changed, number))
         return child
 

@@ -30,10 +30,9 @@ def rebuild(search: "Gepa", adopted: Adopted) -> None:
             search.attempts[candidate.candidate_id] = Attempt(
                 candidate, score, candidate.candidate_id in search.archive
             )
-    tried = sum(candidate.operator == "reflection" for candidate in search.candidates.values())
-    search.evaluations.stats.trials_tried = tried
+    search.evaluations.stats.trials_tried = len(search.attempts)
     search.accepted = max(0, len(search.archive.members) - 1)
-    search.resume_after(tried)
+    search.resume_after(sum(candidate.operator == "reflection" for candidate in search.candidates.values()))
 
 
 def _begin(search: "Gepa", base: Candidate) -> None:

@@ -75,7 +75,7 @@ class Judging:
         for answer in answers:
             if answer.key not in self._counted:
                 self._counted.add(answer.key)
-                self._stats.count_completion(answer)
+                self._stats.count_judgement(answer)
         bodies: Sequence[CompletionBody] = yield Recall([answer.key for answer in answers])
         return {
             answer.key: Misjudged(Misreading.FAILED, body.text[:200])

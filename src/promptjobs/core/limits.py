@@ -81,16 +81,19 @@ def lane_count(gepa: GepaConfig, left: int) -> int:
     return max(1, min(gepa.lanes, round(left / USUAL_PROPOSAL / DEPTH)))
 
 
-def draft_count(gepa: GepaConfig) -> int:
+def draft_count(gepa: GepaConfig, left: int) -> int:
     """How many proposals start from the baseline: at most a fifth of the budget is theirs.
 
-    In the race each has evidence of its own.
+    In the race each has evidence of its own, and what they and a duel cost must be left. left: rollouts of the search.
     """
     if gepa.acceptance == "full":
         return min(gepa.initial_size - 1, math.floor(DRAFT_SHARE * total_budget(gepa) / iteration_rollouts(gepa)))
-    affordable = math.floor(DRAFT_SHARE * total_budget(gepa) / (evidence_size(gepa) + FIRST))
-    evidence = -(-len(gepa.feedback_seeds) // evidence_size(gepa))
-    return max(1, min(gepa.initial_size - 1, affordable, evidence))
+    size = evidence_size(gepa)
+    affordable = min(math.floor(DRAFT_SHARE * total_budget(gepa)), left - FIRST - SECOND) // (size + FIRST)
+    evidence = -(-len(gepa.feedback_seeds) // size)
+    proposals = gepa.num_generations * gepa.children_per_generation
+    calls = proposals if gepa.max_meta_calls is None else gepa.max_meta_calls
+    return max(1, min(gepa.initial_size - 1, affordable, evidence, proposals, calls))
 
 
 def check_budget(config: JobConfig) -> None:

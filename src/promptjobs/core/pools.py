@@ -317,12 +317,12 @@ class AdaptivePool:
 # --- where an improved child is validated ----------------------------------------------------------------------------
 
 
-def is_improved(parent: Sequence[float], child: Sequence[float], min_local_improvement: float = 0.0) -> bool:
-    """Whether the child's sum on a minibatch exceeds its parent's by more than `min_local_improvement`.
+def is_improved(parent: Sequence[float], child: Sequence[float], least: float = 0.0) -> bool:
+    """Whether the child's sum on a minibatch exceeds its parent's by more than `least`.
 
     Scores are paired: the same seeds in the same order. With 0 any strict improvement will do.
     """
-    return sum(child) > sum(parent) + min_local_improvement
+    return sum(child) > sum(parent) + least
 
 
 def validation_subsample(

@@ -36,6 +36,7 @@ FRESH = 4
 
 SAID = 0.6
 """A line says what another one says where they share at least this part of their words (Dice's coefficient)."""
+
 SHRINKAGE = 6
 """A measured difference over n seeds counts n / (n + this): the rest is taken for luck."""
 
@@ -44,13 +45,12 @@ SHRINKAGE = 6
 class Outcome:
     """How a duel ended. winner: None where the reference stays, or the budget did not suffice.
 
-    gain: mean paired difference to the reference over `seeds` seeds.
+    gain: the winner's mean paired difference to the reference over `seeds` seeds.
     """
 
     winner: Candidate | None
     gain: float = 0.0
     seeds: int = 0
-    is_affordable: bool = True
 
 
 class Race:
@@ -140,7 +140,7 @@ class Race:
                 chosen.append(seed)
         reservation = Reservation.of(search.budget, search.evaluations.cost(parent.candidate_id, fresh))
         if reservation is None:
-            search.is_exhausted = True
+            search.exhausted.add(lane.path)
             return []
         for seed in (*chosen, *fresh):
             used[seed] = used.get(seed, 0) + 1
@@ -159,7 +159,9 @@ class Race:
         texts = proposal.texts
         if self._rejected_in_a_row % 2 == 0:
             old = texts_of(parent.template)
-            texts = {name: apply_additions(old[name], text) for name, text in texts.items()}
+            kept = {name: apply_additions(old[name], text) for name, text in texts.items()}
+            # Where nothing but the dropped lines differs, dropping them is what is proposed.
+            texts = texts if all(text == old[name] for name, text in kept.items()) else kept
         template, parents = self._rebased(parent, texts, best)
         child = yield from search.proposals.candidate(template, parents, "reflection", proposal.number)
         if child is None:
@@ -209,7 +211,8 @@ class Race:
         best = search.best_candidate()
         if best not in (reference, winner):
             # Another lane was faster: what both have found is put together, and has to prove itself.
-            found = merged_texts(texts_of(reference.template), texts_of(best.template), texts_of(winner.template))
+            parent = search.candidates[winner.parents[0]]
+            found = merged_texts(texts_of(parent.template), texts_of(best.template), texts_of(winner.template))
             if found:
                 template = rewritten(best.template, found)
                 child = yield from search.proposals.candidate(template, [best, winner], "merge", search.finished)
@@ -221,36 +224,41 @@ class Race:
         return True
 
     def duel(self, lane: Lane, reference: Candidate, children: Sequence[Candidate]) -> Steps:
-        """Two blocks of seeds; half of the children go after the first one."""
+        """Two blocks of seeds; of several children all but the best go after the first one."""
         search = self.search
         order = self._order(reference, lane.rng())
         first, second = order[:FIRST], order[FIRST : FIRST + SECOND]
         before = yield from self._block(lane, [reference, *children], first)
         if before is None:
-            return Outcome(None, is_affordable=False)
+            for child in children:
+                yield from self._reject(child, {}, "no budget left")
+            return Outcome(None)
         gains = {c.candidate_id: self._gain(before, reference, c, first) for c in children}
-        ranked = sorted(children, key=lambda c: (-(gains[c.candidate_id][0]), c.n))
-        best_first = ranked[: max(1, len(ranked) // 2)]
-        for lost in ranked[len(best_first) :]:
-            yield from self._reject(reference, lost, before[lost.candidate_id], "a sibling was better")
-        champion = best_first[0]
+        champion, *others = sorted(children, key=lambda c: (-(gains[c.candidate_id][0]), c.n))
+        for lost in others:
+            gain, pairs = gains[lost.candidate_id]
+            is_lesson = pairs >= COMMON_SHARE * len(first) and gain <= 0
+            yield from self._reject(lost, before[lost.candidate_id], "a sibling was better", is_lesson=is_lesson)
         gain, pairs = gains[champion.candidate_id]
         after = before
         if second and pairs and gain >= HOPELESS:
             more = yield from self._block(lane, [reference, champion], second)
             if more is None:
-                return Outcome(None, is_affordable=False)
+                yield from self._reject(champion, before[champion.candidate_id], "no budget left")
+                return Outcome(None)
             after = {c: {**before.get(c, {}), **more[c]} for c in more}
             gain, pairs = self._gain(after, reference, champion, [*first, *second])
         elif second:
-            yield from self._reject(reference, champion, before[champion.candidate_id], "not improved")
-            return Outcome(None, gain, pairs)
+            why = "not improved" if pairs else "incomplete"
+            is_lesson = pairs >= COMMON_SHARE * len(first)
+            yield from self._reject(champion, before[champion.candidate_id], why, is_lesson=is_lesson)
+            return Outcome(None)
         if pairs < COMMON_SHARE * len(order[: FIRST + SECOND]):
-            yield from self._reject(reference, champion, after[champion.candidate_id], "incomplete")
-            return Outcome(None, gain, pairs)
+            yield from self._reject(champion, after[champion.candidate_id], "incomplete")
+            return Outcome(None)
         if not (gain > search.min_improvement or search.is_trade_off(reference, champion, gain, pairs)):
-            yield from self._reject(reference, champion, after[champion.candidate_id], "not improved")
-            return Outcome(None, gain, pairs)
+            yield from self._reject(champion, after[champion.candidate_id], "not improved", is_lesson=True)
+            return Outcome(None)
         if search.evaluations.proxy is not None:
             return (yield from self._confirmed(lane, reference, champion, [*first, *second]))
         return Outcome(champion, gain, pairs)
@@ -262,8 +270,10 @@ class Race:
         for candidate in (reference, champion):
             reservation = Reservation.of(search.budget, search.evaluations.cost(candidate.candidate_id, seeds))
             if reservation is None:
-                search.is_exhausted = True
-                return Outcome(None, is_affordable=False)
+                search.exhausted.add(lane.path)
+                known = search.evaluations.scores(champion.candidate_id, seeds)
+                yield from self._reject(champion, known, "no budget left")
+                return Outcome(None)
             if reservation.held:
                 yield from search.score(lane, candidate, seeds, Phase.OPTIMIZATION, reservation)
             reservation.release()
@@ -271,8 +281,8 @@ class Race:
         gain, pairs = self._gain(found, reference, champion, seeds)
         if gain > search.min_improvement and pairs >= COMMON_SHARE * len(seeds):
             return Outcome(champion, gain, pairs)
-        yield from self._reject(reference, champion, found[champion.candidate_id], "not confirmed")
-        return Outcome(None, gain, pairs)
+        yield from self._reject(champion, found[champion.candidate_id], "not confirmed", is_lesson=True)
+        return Outcome(None)
 
     def _order(self, reference: Candidate, rng: random.Random) -> list[int]:
         """The front's seeds, those that the reference is known on first."""
@@ -291,7 +301,7 @@ class Race:
         cost = sum(search.evaluations.screening_cost(c.candidate_id, seeds) for c in candidates)
         reservation = Reservation.of(search.budget, cost)
         if reservation is None:
-            search.is_exhausted = True
+            search.exhausted.add(lane.path)
             return None
         results = yield Fork([self._measuring(c, seeds, reservation) for c in candidates])
         reservation.release()
@@ -326,12 +336,13 @@ class Race:
         pairs = [ours[seed] - theirs[seed] for seed in seeds if seed in ours and seed in theirs]
         return (sum(pairs) / len(pairs), len(pairs)) if pairs else (-1.0, 0)
 
-    def _reject(self, reference: Candidate, child: Candidate, scores: Mapping[int, float], why: str) -> Steps:
+    def _reject(self, child: Candidate, scores: Mapping[int, float], why: str, *, is_lesson: bool = False) -> Steps:
+        """is_lesson: whether the parent's next reflections are told that this did not help."""
         search = self.search
         mean = sum(scores.values()) / len(scores) if scores else None
         search.attempts[child.candidate_id] = Attempt(child, mean, False)
-        if child.operator == "reflection":
-            search.proposals.reject(child, reference)
+        if is_lesson and child.operator == "reflection":
+            search.proposals.reject(child, search.candidates[child.parents[0]])
         yield Step(facts=[events.raced(child, scores, False, False, why)])
 
     def _join(self, reference: Candidate, child: Candidate, outcome: Outcome) -> Steps:

@@ -39,11 +39,13 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A candidate of the archive. score: what it is ranked by. instance_scores: on the front's seeds, None unknown."""
+    """A candidate of the archive. score: what it is ranked by. known: its scores on those of the front's seeds that
+    have one, by seed.
+    """
 
     candidate: Candidate
     score: float
-    instance_scores: tuple[float | None, ...]
+    known: Mapping[int, float]
     is_pareto: bool
 
 
@@ -67,8 +69,7 @@ class Finalist:
             "is_baseline": self.candidate.is_baseline,
             "accuracy": self.accuracy,
             "estimate": score_estimate(list(self.scores.values())).to_json() if self.scores else None,
-            "instance_scores": [self.scores.get(seed) for seed in self.seeds],
-            "seeds": list(self.seeds),
+            **instance_scores_json({seed: self.scores[seed] for seed in self.seeds if seed in self.scores}),
         }
 
 
@@ -123,6 +124,11 @@ def mean_of(measured: Measured | None) -> float | None:
     return found.mean if found else None
 
 
+def instance_scores_json(scores: Mapping[int, float]) -> dict[str, Any]:
+    """Scores and, in the same order, their seeds. What is not known is left out: clients calculate with these lists."""
+    return {"instance_scores": list(scores.values()), "seeds": list(scores)}
+
+
 def prompt_json(candidate: Candidate | None) -> dict[str, Any] | None:
     return None if candidate is None or candidate.prompt is None else candidate.prompt.to_json()
 
@@ -142,7 +148,7 @@ def archive_json(result: OptimizationResult) -> list[dict[str, Any]]:
             "is_pareto": member.is_pareto,
             "payload_kind": "template",
             "object": {"type": "template", "data": prompt_json(member.candidate)},
-            "instance_scores": list(member.instance_scores),
+            **instance_scores_json(member.known),
             "messages": messages_json(member.candidate),
         }
         for member in result.archive
@@ -153,6 +159,8 @@ def attempted_json(result: OptimizationResult) -> list[dict[str, Any]]:
     """Every scored proposal as a change to the baseline, in the shape that clients of the API read."""
     listed = []
     for attempt in result.attempts:
+        if attempt.score is None:
+            continue
         prompt = attempt.candidate.template
         changes = diff(result.baseline.template, prompt).to_json() if result.baseline and result.baseline.prompt else {}
         listed.append(
@@ -175,11 +183,11 @@ def optimized_json(result: OptimizationResult) -> list[dict[str, Any]]:
         {
             "rank": rank,
             "candidate_id": member.candidate.candidate_id,
-            "score": {"accuracy": member.score, "instance_scores": list(member.instance_scores)},
+            "score": {"accuracy": member.score, "instance_scores": list(member.known.values())},
             "payload_kind": "template",
             "object": {"type": "template", "data": prompt_json(member.candidate)},
             "messages": messages_json(member.candidate),
-            "instance_scores": list(member.instance_scores),
+            **instance_scores_json(member.known),
         }
         for rank, member in enumerate(ranked, 1)
     ]

@@ -44,7 +44,8 @@ def _by_phase() -> dict[Phase, int]:
 
 @dataclass(slots=True)
 class Statistics:
-    """rollouts: answered ok or failed. reused: scores taken from earlier answers. trials_tried: prompts proposed.
+    """rollouts: answered ok or failed. reused: scores taken from earlier answers. trials_tried: prompts proposed, by
+    whatever operator; proposals_refused: those of them that never became candidates.
 
     completions: calls of the meta-model; judgements: calls of the judge. failed_in_a_row: rollouts, the latest ones.
     """
@@ -75,6 +76,10 @@ class Statistics:
     def count_judgement(self, answer: Answer) -> None:
         self.judgements += 1
         self.judge_tokens.add(answer)
+
+    def count_proposal(self, *, is_refused: bool) -> None:
+        self.trials_tried += 1
+        self.proposals_refused += is_refused
 
     @property
     def total_rollouts(self) -> int:

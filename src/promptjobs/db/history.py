@@ -12,6 +12,7 @@ from promptjobs.core.lanes import Cause
 from promptjobs.core.optimizer import Adopted
 from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.trial import Phase, Trial
+from promptjobs.core.verifier import PURPOSE as JUDGE
 from promptjobs.db.journal import TurnRecord
 
 _ANSWERS = """
@@ -93,7 +94,9 @@ async def load_facts(connection: asyncpg.Connection, job_id: str, before_turn: i
     rollouts = await connection.fetch(
         "SELECT phase, count(*) AS n FROM rollouts WHERE job_id = $1 GROUP BY phase", job_id
     )
-    completions = await connection.fetchval("SELECT count(*) FROM completions WHERE job_id = $1", job_id)
+    completions = await connection.fetchval(
+        "SELECT count(*) FROM completions WHERE job_id = $1 AND purpose <> $2", job_id, JUDGE
+    )
     return Adopted(
         candidates=tuple(candidate_from(row) for row in candidates),
         trials=tuple(trial_from(row) for row in trials),

@@ -9,6 +9,7 @@ import orjson
 
 from promptjobs.core.stats import Statistics, Tokens
 from promptjobs.core.trial import Phase
+from promptjobs.core.verifier import PURPOSE as JUDGE
 from promptjobs.errors import LeaseLost
 
 
@@ -72,10 +73,18 @@ async def load_statistics(connection: asyncpg.Connection, job_id: str) -> Statis
     stats.rollout_tokens = Tokens(
         *(await connection.fetchrow(f"SELECT {_TOKENS} FROM rollouts WHERE job_id = $1", job_id))
     )
-    stats.mutation_tokens = Tokens(
-        *(await connection.fetchrow(f"SELECT {_TOKENS} FROM completions WHERE job_id = $1", job_id))
-    )
-    stats.completions = await connection.fetchval("SELECT count(*) FROM completions WHERE job_id = $1", job_id)
+    for is_judge in (False, True):
+        row = await connection.fetchrow(
+            f"SELECT count(*), {_TOKENS} FROM completions WHERE job_id = $1 AND (purpose = $2) = $3",
+            job_id,
+            JUDGE,
+            is_judge,
+        )
+        count, *tokens = row
+        if is_judge:
+            stats.judgements, stats.judge_tokens = count, Tokens(*tokens)
+        else:
+            stats.completions, stats.mutation_tokens = count, Tokens(*tokens)
     proposed = await connection.fetchval(
         "SELECT count(*) FROM candidates WHERE job_id = $1 AND operator NOT IN ('baseline', 'probe')", job_id
     )

@@ -7,7 +7,14 @@ from typing import Any
 from promptjobs.core.archive import candidate_to_json
 from promptjobs.core.config import JobConfig
 from promptjobs.core.lanes import Cause
-from promptjobs.core.result import OptimizationResult, mean_of, messages_json, prompt_json, snapshot_payload
+from promptjobs.core.result import (
+    OptimizationResult,
+    instance_scores_json,
+    mean_of,
+    messages_json,
+    prompt_json,
+    snapshot_payload,
+)
 from promptjobs.core.stats import Statistics
 from promptjobs.db.publishing import Ending, NewArtifact, NewSnapshot, Spent
 
@@ -104,7 +111,7 @@ def _products(
                 "messages": messages_json(member.candidate),
                 "best_prompt": prompt_json(member.candidate),
                 "score": member.score,
-                "instance_scores": list(member.instance_scores),
+                **instance_scores_json(member.known),
             }
             snapshots.append(NewSnapshot(_new_id("snap"), f"candidate_{member.candidate.n}", member.score, part))
     artifacts = [NewArtifact(_new_id("art"), s.id, s.label, "prompt", s.score) for s in snapshots]

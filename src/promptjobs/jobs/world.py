@@ -251,7 +251,7 @@ class JobWorld:
             sum(call.completion_tokens for call in calls),
             sum(call.unknown_tokens for call in calls),
             cost_of(calls),
-            seconds,
+            sum(call.seconds for call in last) or seconds,
         )
         return AnswerRecord(ask, answer, text_of(body), storable(detail), len(tokens), revoked=tuple(tokens))
 
