@@ -124,13 +124,18 @@ class PromptError(PromptjobsError):
 
 
 class PromptNotMatched(PromptError):
-    """The task app's messages are not the baseline's: `index` is the first message that differs."""
+    """The task app's messages are not the baseline's: `index` is the first message that differs.
+
+    matched: characters of that message that fit. module: of several modules the one that the call comes closest to.
+    """
 
     code = "prompt_not_matched"
 
-    def __init__(self, index: int, expected: str, got: str) -> None:
-        super().__init__(f"message {index} does not match the baseline prompt: expected {expected}, got {got}")
+    def __init__(self, index: int, expected: str, got: str, matched: int = 0, module: str = "") -> None:
+        baseline = f"baseline prompt of any module; {module!r} comes closest" if module else "baseline prompt"
+        super().__init__(f"message {index} does not match the {baseline}: expected {expected}, got {got}")
         self.index, self.expected, self.got = index, expected, got
+        self.matched, self.module = matched, module
 
 
 class TransformNotApplied(PromptError):
@@ -340,6 +345,17 @@ class CallInvalid(CallRefused):
     def __init__(self, detail: str, param: str | None = None) -> None:
         super().__init__(f"{param}: {detail}" if param else detail)
         self.param = param
+
+
+class ToolNotAllowed(CallInvalid):
+    """The call carries a tool that the job's config does not allow to its module."""
+
+    code = "tool_not_allowed"
+
+    def __init__(self, tool: str, module: str, allowed: tuple[str, ...]) -> None:
+        names = ", ".join(map(repr, allowed)) or "none"
+        super().__init__(f"module {module!r} may not carry the tool {tool!r}; allowed_tools: {names}", "tools")
+        self.tool, self.module, self.allowed = tool, module, allowed
 
 
 class CallTooLarge(CallRefused):

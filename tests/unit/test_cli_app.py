@@ -117,6 +117,16 @@ def test_best_prompt_is_written(service: respx.MockRouter, config: str, tmp_path
     assert json.loads(output.read_text(encoding="utf-8")) == MESSAGES
 
 
+def test_the_prompts_of_a_program_are_written_by_module(service: respx.MockRouter, config: str, tmp_path: Path):
+    output = tmp_path / "best.json"
+    modules = [{"module_id": "plan", "messages": MESSAGES[:1]}, {"module_id": "solve", "messages": MESSAGES[1:]}]
+    service.get(JOB_URL).respond(json=job(best_snapshot=job()["best_snapshot"] | {"modules": modules}))
+    result = call("run", config, "--url", URL, "--output", str(output))
+    assert result.exit_code == 0
+    assert json.loads(output.read_text(encoding="utf-8")) == modules
+    assert '"module_id": "plan"' in result.stdout
+
+
 def test_file_is_left_alone_without_a_best_prompt(service: respx.MockRouter, config: str, tmp_path: Path):
     output = tmp_path / "best.json"
     output.write_text("earlier")

@@ -265,7 +265,6 @@ UNSUPPORTED = {
     "free_tier": True,
     "use_byok": True,
     "gepa.use_byok": True,
-    "gepa.modules": [{"module_id": "m"}],
     "gepa.evaluation.validation_pool": "val",
     "gepa.validation_pool": "val",
 }

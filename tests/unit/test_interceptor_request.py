@@ -9,9 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptjobs.core.config import PolicyConfig
-from promptjobs.errors import CallInvalid, CallRefused, EndpointUnknown, MethodNotAllowed, TokenUnknown
+from promptjobs.errors import (
+    CallInvalid,
+    CallRefused,
+    EndpointUnknown,
+    MethodNotAllowed,
+    TokenUnknown,
+    ToolNotAllowed,
+)
 from promptjobs.interceptor.app import PREFIX, read_route
-from promptjobs.interceptor.request import Policy, read_request
+from promptjobs.interceptor.request import Policy, check_tools, read_request
 
 POLICY = Policy.of(PolicyConfig(provider="openai", model="gpt-4o-mini", temperature=0.5, max_completion_tokens=100))
 MESSAGES = [{"role": "user", "content": "x"}]
@@ -122,3 +129,48 @@ def test_other_routes_are_refused(method: str, path: str, error: type[Exception]
 @pytest.mark.parametrize(("path", "query"), [("/models", b""), ("/trace_1/v1/models", b""), ("/t", b"cid=t/models")])
 def test_models_are_listed(path: str, query: bytes) -> None:
     assert read_route("GET", f"{PREFIX}{SECRET}{path}", query).lists_models
+
+
+LIMITED = Policy.of(PolicyConfig(provider="openai", model="m"), {"plan": ("lookup",), "solve": ()})
+
+
+def function(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+@pytest.mark.parametrize(
+    ("body", "module"),
+    [
+        ({}, "plan"),
+        ({"tools": None}, "solve"),
+        ({"tools": []}, "solve"),
+        ({"tools": [function("lookup"), {"type": "custom", "custom": {"name": "lookup"}}]}, "plan"),
+        ({"functions": [{"name": "lookup"}]}, "plan"),
+        ({"tools": [function("anything")]}, "another"),
+    ],
+)
+def test_tools_that_a_module_may_carry_pass(body: dict[str, Any], module: str) -> None:
+    check_tools(body, module, LIMITED)
+
+
+@pytest.mark.parametrize(
+    ("body", "module", "tool"),
+    [
+        ({"tools": [function("lookup"), function("delete")]}, "plan", "delete"),
+        ({"tools": [function("lookup")]}, "solve", "lookup"),
+        ({"functions": [{"name": "delete"}]}, "plan", "delete"),
+        ({"tools": [{"type": "web_search", "name": "lookup"}]}, "plan", "web_search"),
+        ({"tools": [{"type": "custom", "custom": {"name": "delete"}, "name": "lookup"}]}, "plan", "delete"),
+    ],
+)
+def test_another_tool_is_refused_by_its_name(body: dict[str, Any], module: str, tool: str) -> None:
+    with pytest.raises(ToolNotAllowed) as refused:
+        check_tools(body, module, LIMITED)
+    assert (refused.value.tool, refused.value.module, refused.value.param) == (tool, module, "tools")
+
+
+@pytest.mark.parametrize("tools", ["lookup", {"name": "lookup"}, ["lookup"], [{}], [{"type": 5}]])
+def test_tools_that_cannot_be_read_are_refused_where_they_are_limited(tools: Any) -> None:
+    with pytest.raises(CallInvalid):
+        check_tools({"tools": tools}, "plan", LIMITED)
+    check_tools({"tools": tools}, "another", LIMITED)

@@ -237,6 +237,7 @@ class SectionObject(_Answer):
     role: str
     content: str
     order: int
+    module: str | None = Field(default=None, description="Of a program of several modules: whose section it is.")
 
 
 class CandidateObject(_Answer):

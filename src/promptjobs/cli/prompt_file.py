@@ -1,4 +1,4 @@
-"""Writes the best prompt to a file: its messages as JSON, ready for a chat completion."""
+"""Writes the best prompt to a file: its messages as JSON, ready for a chat completion, or those of each module."""
 
 from pathlib import Path
 
@@ -24,7 +24,9 @@ def check_writable(path: Path) -> None:
 
 def write_prompt(path: Path, job: Json, say: Console) -> None:
     """Raises FileUnusable. A job without a best prompt leaves the file as it is, and says so."""
-    messages = job["best_prompt_messages"]
+    snapshot, messages = job["best_snapshot"], job["best_prompt_messages"]
+    if snapshot is not None and "modules" in snapshot:
+        messages = snapshot["modules"]
     if messages is None:
         say.print(Text(f"{path} is not written: the job has no best prompt", "yellow"), soft_wrap=True)
         return

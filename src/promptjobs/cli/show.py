@@ -28,7 +28,8 @@ def print_job(out: Console, job: Json) -> None:
     if snapshot is not None:
         # The prompt is long: what comes after it is still on the screen at the end.
         out.print()
-        print_prompt(out, snapshot["messages"], is_baseline=snapshot["is_baseline_best"])
+        shown = snapshot["modules"] if "modules" in snapshot else snapshot["messages"]
+        print_prompt(out, shown, is_baseline=snapshot["is_baseline_best"])
         out.print()
         print_scores(out, snapshot)
     if job["status"] in TERMINAL and (stats := job["metadata"].get("stats")):
@@ -132,8 +133,11 @@ def _interval(estimate: Mapping[str, Any] | None, sign: str = "") -> str:
 # --- prompt and counters ---------------------------------------------------------------------------------------------
 
 
-def print_prompt(out: Console, messages: Sequence[Mapping[str, str]], *, is_baseline: bool) -> None:
-    """Between two rules, with nothing at the sides and no line broken: what is copied is valid JSON."""
+def print_prompt(out: Console, messages: Sequence[Mapping[str, Any]], *, is_baseline: bool) -> None:
+    """Between two rules, with nothing at the sides and no line broken: what is copied is valid JSON.
+
+    messages: or of a program its modules, each with its messages.
+    """
     title = "the baseline prompt, which stays" if is_baseline else "the best prompt, as messages"
     out.rule(Text(title, "bold"), style="green")
     out.print(Text(readable_json(messages)), soft_wrap=True)

@@ -107,6 +107,7 @@ class FailureReason(StrEnum):
     INVALID_REPLY = "invalid_reply"
     CANDIDATE_NOT_USED = "candidate_not_used"
     PROMPT_NOT_MATCHED = "prompt_not_matched"
+    TOOL_NOT_ALLOWED = "tool_not_allowed"
     PROVIDER_ERROR = "provider_error"
     PROVIDER_TIMEOUT = "provider_timeout"
     JUDGE_FAILED = "judge_failed"
@@ -147,7 +148,8 @@ class CallBody:
 class RolloutBody:
     """What a rollout said: the messages its LLM saw, its output, the task app's feedback or the failure's detail.
 
-    calls: the answered calls one by one, where a judge is to see them and there were several.
+    calls: the answered calls one by one, where there were several and a judge is to see them, or the prompts of
+    several modules are optimized.
     """
 
     messages: tuple[Message, ...]

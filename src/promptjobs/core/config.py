@@ -9,6 +9,7 @@ from pydantic import Field
 from promptjobs.core.config_body import Json, as_json, merged, task_app_key, without_secrets
 from promptjobs.core.config_fields import FIELD_AT, support_table
 from promptjobs.core.config_gepa import GepaConfig, gepa_config
+from promptjobs.core.config_modules import ModuleConfig, program_template, read_modules
 from promptjobs.core.config_prompt import MessageConfig, PromptConfig, read_prompt
 from promptjobs.core.config_sections import (
     AdaptiveBatchConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "JobConfig",
     "MessageConfig",
     "MetaModelConfig",
+    "ModuleConfig",
     "PolicyConfig",
     "Price",
     "PromptConfig",
@@ -87,6 +89,8 @@ class JobConfig(Resolved):
 
     def template(self) -> PromptTemplate | None:
         """The baseline prompt; None where the task app's own messages are the baseline."""
+        if self.gepa.modules:
+            return program_template(self.gepa.modules)
         return None if self.initial_prompt is None else self.initial_prompt.template()
 
 
@@ -139,11 +143,10 @@ def _job_config(given: Given) -> tuple[JobConfig, list[str]]:
     for path in (f"{SECTION}.task_app_url", f"{SECTION}.policy.provider", f"{SECTION}.policy.model"):
         if values[path] is None:
             raise InvalidConfig(f"is required: a {FIELD_AT[path].expected}", path)
-    prompt, prompt_warnings = None, list[str]()
-    if values[f"{SECTION}.initial_prompt"] is not None:
-        prompt, prompt_warnings = read_prompt(values[f"{SECTION}.initial_prompt"], f"{SECTION}.initial_prompt")
     policy = _policy(values)
-    gepa, gepa_warnings = gepa_config(given, Model(policy.provider, policy.model), prompt)
+    prompt, modules, prompt_warnings = _baseline(values, policy)
+    template = program_template(modules) if modules else prompt.template() if prompt is not None else None
+    gepa, gepa_warnings = gepa_config(given, Model(policy.provider, policy.model), template, modules)
     config = JobConfig(
         algorithm="gepa",
         task_app=TaskAppConfig(
@@ -162,6 +165,22 @@ def _job_config(given: Given) -> tuple[JobConfig, list[str]]:
             f"the objective cost compares nobody where the price of {policy.model} is not known; policy.price gives one"
         )
     return config, [*prompt_warnings, *gepa_warnings]
+
+
+def _baseline(
+    values: Mapping[str, Any], policy: PolicyConfig
+) -> tuple[PromptConfig | None, tuple[ModuleConfig, ...], list[str]]:
+    """The prompt or the modules that the job starts from, and warnings."""
+    whole, divided = f"{SECTION}.initial_prompt", f"{SECTION}.gepa.modules"
+    if values[divided] is not None:
+        if values[whole] is not None:
+            raise InvalidConfig("stands beside initial_prompt: the modules' messages are the baseline", divided)
+        modules, warnings = read_modules(values[divided], divided, policy.model_dump())
+        return None, modules, warnings
+    if values[whole] is None:
+        return None, (), []
+    prompt, warnings = read_prompt(values[whole], whole)
+    return prompt, (), warnings
 
 
 def _policy(values: Mapping[str, Any]) -> PolicyConfig:

@@ -51,6 +51,16 @@ _JOB = (
     ),
 )
 
+_PROGRAM = (
+    _on(
+        "gepa.modules",
+        T.MODULES,
+        None,
+        "The kinds of LLM calls that a program makes, each with its prompt; see below. In place of `initial_prompt`.",
+        harmless=([],),
+    ),
+)
+
 _STOPS = (
     integer(
         "termination_config.max_trials",
@@ -111,11 +121,10 @@ _NOT_YET = (
         "use_byok", T.FLAG, None, "A hosted plan: keys are the server's settings.", "gepa.use_byok", harmless=(False,)
     ),
     _off("mipro", T.OTHER_ALGORITHM, None, "Another algorithm's section: reported and not used."),
-    _off("gepa.modules", T.LIST, None, "Programs of several stages.", harmless=([],)),
     _off("gepa.evaluation.validation_pool", T.NAME, None, "A named pool of seeds.", "gepa.validation_pool"),
 )
 
-FIELDS: tuple[FieldSupport, ...] = (*_JOB, *_STOPS, *GEPA, *SECTIONS, *_NOT_YET)
+FIELDS: tuple[FieldSupport, ...] = (*_JOB, *_PROGRAM, *_STOPS, *GEPA, *SECTIONS, *_NOT_YET)
 
 FIELD_AT: dict[str, FieldSupport] = {path: field for field in FIELDS for path in (field.path, *field.aliases)}
 """Each known path, aliases included, and its field."""

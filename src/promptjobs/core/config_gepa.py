@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from promptjobs.core.config_fields import FIELD_AT
-from promptjobs.core.config_prompt import PromptConfig
+from promptjobs.core.config_modules import ModuleConfig
 from promptjobs.core.config_sections import (
     AdaptiveBatchConfig,
     AdaptivePoolConfig,
@@ -25,6 +25,7 @@ from promptjobs.core.config_support import SECTION
 from promptjobs.core.config_values import Given
 from promptjobs.core.guards import Breach, Guards
 from promptjobs.core.json_contract import JsonContract
+from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.text_patterns import compile_pattern
 from promptjobs.core.text_tokens import count_tokens
 from promptjobs.errors import InvalidConfig
@@ -45,7 +46,8 @@ class GepaConfig(Resolved):
     `minibatch_size`. objectives: of these, only the score is better when it is higher. initial_size: the baseline and
     its first drafts. finals_share: of the budget, kept for scoring the finalists again. max_demonstrations: 0 where
     prompts hold none. token_max_limit: the same as guards.max_tokens. max_…, score_threshold: None where that does not
-    stop the search. adaptive_pool, adaptive_batch, verifier, proxy_models: None where switched off.
+    stop the search. adaptive_pool, adaptive_batch, verifier, proxy_models: None where switched off. modules: none where
+    the program makes one kind of LLM call.
     """
 
     rng_seed: int = 0
@@ -113,6 +115,17 @@ class GepaConfig(Resolved):
     adaptive_batch: AdaptiveBatchConfig | None = None
     verifier: VerifierConfig | None = None
     proxy_models: ProxyModelsConfig | None = None
+    modules: tuple[ModuleConfig, ...] = ()
+
+    @property
+    def module_limits(self) -> dict[str, int]:
+        """Most tokens of a module's messages, where they are limited."""
+        return {module.module_id: module.max_tokens for module in self.modules if module.max_tokens is not None}
+
+    @property
+    def allowed_tools(self) -> dict[str, tuple[str, ...]]:
+        """What a module's calls may carry, where that is limited."""
+        return {module.module_id: module.allowed_tools for module in self.modules if module.allowed_tools is not None}
 
 
 TAKEN = {
@@ -164,10 +177,13 @@ TAKEN = {
 """Fields of GepaConfig that are taken over as they are, with their paths below `prompt_learning`."""
 
 
-def gepa_config(given: Given, policy: Model, prompt: PromptConfig | None) -> tuple[GepaConfig, list[str]]:
+def gepa_config(
+    given: Given, policy: Model, prompt: PromptTemplate | None, modules: tuple[ModuleConfig, ...]
+) -> tuple[GepaConfig, list[str]]:
     """The search that the fields describe, and warnings about what in it has no effect.
 
-    prompt: None where the task app's own messages are the baseline. Raises InvalidConfig for what cannot be together.
+    prompt: of all modules; None where the task app's own messages are the baseline. Raises InvalidConfig for what
+    cannot be together.
     """
     taken = {name: given.values[f"{SECTION}.{path}"] for name, path in TAKEN.items()}
     train, validation, test = (given.values[path] for path in (TRAIN, VALIDATION, TEST))
@@ -207,6 +223,7 @@ def gepa_config(given: Given, policy: Model, prompt: PromptConfig | None) -> tup
         adaptive_batch=batch,
         verifier=judge,
         proxy_models=proxy_models(given, policy),
+        modules=modules,
     )
     guard_warnings = _check_guards(config, prompt)
     without_effect = _without_effect(config)
@@ -237,7 +254,7 @@ def _max_seconds(given: Given) -> float | None:
     return min(limits, default=None)
 
 
-def _check_guards(config: GepaConfig, prompt: PromptConfig | None) -> list[str]:
+def _check_guards(config: GepaConfig, prompt: PromptTemplate | None) -> list[str]:
     """Warnings about guards that the baseline prompt itself does not keep.
 
     Raises InvalidConfig for a pattern or a schema that cannot be used, a frozen span that the prompt does not hold, and
@@ -251,14 +268,16 @@ def _check_guards(config: GepaConfig, prompt: PromptConfig | None) -> list[str]:
         if rules.json_schema is not None:
             JsonContract(rules.json_schema, f"{path}.json_schema")
         return []
-    found = Guards(rules, prompt.template(), lambda text: count_tokens(text, model), field=path).check_baseline()
+    limits = config.module_limits
+    contract = Guards(rules, prompt, lambda text: count_tokens(text, model), module_limits=limits, field=path)
+    found = contract.check_baseline()
     if found is None:
         return []
     if found.reason is Breach.TOO_LONG and config.enforce_pattern_limit:
         raise InvalidConfig(
             f"the baseline prompt is too long itself: {found.detail}, by the count for {model}; raise the limit, "
             "shorten the prompt, or set gepa.token.enforce_pattern_limit to false",
-            f"{SECTION}.gepa.token.max_limit",
+            f"{SECTION}.gepa.modules" if found.module else f"{SECTION}.gepa.token.max_limit",
         )
     return [f"the baseline prompt does not keep gepa.guards: {found.reason}: {found.detail}"]
 

@@ -35,6 +35,7 @@ class FieldType(StrEnum):
     SEEDS = "seeds"
     OBJECT = "object"
     PROMPT = "prompt"
+    MODULES = "modules"
     SECRET = "secret"  # noqa: S105 - the name of a type
     LIST = "list"
     REFUSED = "refused"

@@ -20,7 +20,7 @@ from promptjobs.core.verifier import Verifier
 if TYPE_CHECKING:
     from promptjobs.core.config import JobConfig
 
-FINAL = frozenset({FailureReason.PROMPT_NOT_MATCHED, FailureReason.CANDIDATE_NOT_USED})
+FINAL = frozenset({FailureReason.PROMPT_NOT_MATCHED, FailureReason.TOOL_NOT_ALLOWED, FailureReason.CANDIDATE_NOT_USED})
 """Failures that another try would only repeat."""
 
 Known = dict[str, dict[int, Answer]]

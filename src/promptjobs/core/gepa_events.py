@@ -16,6 +16,7 @@ from promptjobs.core.result import (
     attempted_json,
     instance_scores_json,
     messages_json,
+    modules_json,
     optimized_json,
     prompt_json,
 )
@@ -289,6 +290,7 @@ def _best_prompt(result: OptimizationResult) -> EventFact:
             "best_score": result.best_score,
             "best_prompt": prompt_json(result.best),
             "best_prompt_messages": messages_json(result.best),
+            **modules_json(result.best),
         },
     )
 

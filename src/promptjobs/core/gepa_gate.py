@@ -114,8 +114,10 @@ class Gate:
         examples = search.ladder.draw(count, rng, without=seeds)
         if len(examples) < max(FEWEST, count):
             return child
+        section = search.proposals.demonstrated(child.template)
+        if section is None:
+            return child
         search.ladder.begin()
-        section = search.proposals.mutable[0]
         content = child.template.section(section).content
         template = child.template.with_text({section: with_examples(content, examples)})
         shown = yield from search.proposals.candidate(template, [child], "demonstrations", search.finished)

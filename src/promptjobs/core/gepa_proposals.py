@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from promptjobs.core import gepa_events as events
@@ -11,10 +11,12 @@ from promptjobs.core.asks import Completion, CompletionBody, Key, MetaModel, Rec
 from promptjobs.core.config import JobConfig
 from promptjobs.core.demonstrations import MARK, OWN_HEADING, Ladder, example_of, own_text, with_own_text
 from promptjobs.core.evaluations import Evaluations
+from promptjobs.core.evidence import Evidence, inputs, record_of
 from promptjobs.core.guards import Guards
 from promptjobs.core.line_merging import normalised
+from promptjobs.core.pipeline import calls_by_module
 from promptjobs.core.prompt import PLACEHOLDER, Message, PromptTemplate
-from promptjobs.core.proposers.reflection import Brief, Record, Refusal, Refused, parse_proposal, reflection_messages
+from promptjobs.core.proposers.reflection import Brief, Refusal, Refused, parse_proposal, reflection_messages
 from promptjobs.core.text_tokens import TokenCounter
 from promptjobs.errors import JobFailed
 
@@ -62,16 +64,19 @@ class Proposals:
         self.guards: Guards | None = None
         self.calls = 0
         self.under_way = 0
-        self._rejected: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._rejected: dict[tuple[str, str], deque[str]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._cursors: dict[str, dict[str, int]] = {}
         self._prompted: Counter[Key] = Counter()
         self._failed = 0
+        self._answering: str | None = None
 
     def begin(self, baseline: PromptTemplate) -> None:
         """Raises JobFailed where the prompt has no text of its own."""
-        self.mutable = mutable_sections(baseline)
+        slots = {module.module_id: module.max_instruction_slots for module in self.config.modules}
+        self.mutable = mutable_sections(baseline, slots)
         counter = TokenCounter(self.config.token_counting_model)
-        self.guards = Guards(self.config.guards, baseline, counter.count, own_text)
+        limits = self.config.module_limits
+        self.guards = Guards(self.config.guards, baseline, counter.count, own_text, limits)
 
     # --- evidence ----------------------------------------------------------------------------------------------------
 
@@ -80,30 +85,48 @@ class Proposals:
         known = self.evaluations.known[parent.candidate_id]
         bodies = yield Recall([known[seed].key for seed in seeds])
         pairs = [(seed, known[seed].score, body) for seed, body in zip(seeds, bodies, strict=True)]
-        for seed, score, body in pairs:
-            if score is not None:
-                self.ladder.learn(example_of(seed, body, score, parent.template))
+        found = [self._evidence(parent, *pair) for pair in pairs]
+        for each in found:
+            if each.score is not None:
+                self._learn_example(parent, each)
         if self.guards is not None:
-            self.guards.learn([_said(body) for _, _, body in pairs])
-        flawed = [pair for pair in pairs if (pair[1] or 0.0) < 1.0]
-        flawed.sort(key=lambda pair: (pair[1] is None, pair[1] or 0.0))
-        return [self._record(parent, *pair) for pair in flawed]
+            self.guards.learn([said for each in found for said in inputs(each)])
+        flawed = [each for each in found if (each.score or 0.0) < 1.0]
+        flawed.sort(key=lambda each: (each.score is None, each.score or 0.0))
+        return flawed
 
-    def _record(self, parent: Candidate, seed: int, score: float | None, body: RolloutBody) -> Record:
-        judged = self.evaluations.feedback(parent.candidate_id, seed)
-        feedback = "\n".join(part for part in (body.feedback, judged) if part)
-        return Record(_said(body), body.output, feedback, body.expected, score)
+    def _evidence(self, parent: Candidate, seed: int, score: float | None, body: RolloutBody) -> Evidence:
+        calls = calls_by_module(parent.template, body) if self.config.modules else {}
+        return Evidence(seed, score, body, self.evaluations.feedback(parent.candidate_id, seed) or "", calls)
+
+    def _learn_example(self, parent: Candidate, evidence: Evidence) -> None:
+        """What the rollout teaches as an example; of a program, its module that answers, as the first rollout shows."""
+        body, template = evidence.body, parent.template
+        if self.config.modules:
+            answering = next((module for module, made in evidence.calls.items() if made.answered), None)
+            self._answering = self._answering or answering
+            if answering is None or answering != self._answering:
+                return
+            body = replace(body, messages=evidence.calls[answering].calls[-1].messages)
+            template = template.part(answering)
+        self.ladder.learn(example_of(evidence.seed, body, evidence.score or 0.0, template))
+
+    def demonstrated(self, template: PromptTemplate) -> str | None:
+        """The section that examples are shown in; None where the module that answers has none that may change."""
+        if not self.config.modules:
+            return self.mutable[0]
+        return next((name for name in self.mutable if template.section(name).module == self._answering), None)
 
     # --- reflection --------------------------------------------------------------------------------------------------
 
-    def propose(self, parent: Candidate, records: Sequence[Record], number: int, rng: random.Random) -> Steps:
+    def propose(self, parent: Candidate, found: Sequence[Evidence], number: int, rng: random.Random) -> Steps:
         """Ask the meta-model for new texts; returns a Proposal, or None where each of them is refused.
 
         number: of finished proposals, for the events and the tips.
         """
         texts: dict[str, str] = {}
         for section in self._components(parent, rng):
-            proposed = yield from self._rewrite(parent, section, records, number)
+            proposed = yield from self._rewrite(parent, section, found, number)
             if proposed is not None:
                 texts[section] = proposed
         return Proposal(parent, texts, number) if texts else None
@@ -129,10 +152,15 @@ class Proposals:
             self._cursors[candidate.candidate_id] = own
         return own["next"]
 
-    def _rewrite(self, parent: Candidate, section: str, records: Sequence[Record], number: int) -> Steps:
+    def _rewrite(self, parent: Candidate, section: str, found: Sequence[Evidence], number: int) -> Steps:
+        module = parent.template.section(section).module
+        records = [record for each in found if (record := record_of(each, module))]
+        if not records:
+            yield Step(facts=[events.refused(parent, section, Refused(Refusal.NO_CALL))])
+            return None
         content = own_text(parent.template.section(section).content)
         placeholders = [name for name in PLACEHOLDER.findall(content) if name in parent.template.wildcards]
-        messages = reflection_messages(content, placeholders, records, self._brief(parent, number))
+        messages = reflection_messages(content, placeholders, records, self._brief(parent, module, number))
         reply = yield from self._reflect(messages)
         proposed: str | Refused = reply
         if isinstance(reply, CompletionBody):
@@ -150,7 +178,7 @@ class Proposals:
             return None
         return proposed.replace(MARK, OWN_HEADING)
 
-    def _brief(self, parent: Candidate, number: int) -> Brief:
+    def _brief(self, parent: Candidate, module: str, number: int) -> Brief:
         config = self.config
         brief = Brief(
             guide=config.mutation_prompt,
@@ -162,18 +190,19 @@ class Proposals:
         )
         if config.proposer_type == "builtin":
             return brief
-        rejected = tuple(self._rejected[parent.candidate_id])
+        rejected = tuple(self._rejected[parent.candidate_id, module])
         return replace(
             brief, rejected=rejected, tip=TIPS[number % len(TIPS)] if config.proposer_type == "dspy" else None
         )
 
     def reject(self, child: Candidate, parent: Candidate) -> None:
-        """Remember what the child changed: the parent's next reflections are told that it did not help."""
+        """Remember what the child changed: the parent's next reflections on it are told that it did not help."""
         for section in self.mutable:
             had = {normalised(line) for line in own_text(parent.template.section(section).content).split("\n")}
             lines = own_text(child.template.section(section).content).split("\n")
             if added := [line.strip() for line in lines if normalised(line) and normalised(line) not in had]:
-                self._rejected[parent.candidate_id].append("\n".join(added))
+                module = parent.template.section(section).module
+                self._rejected[parent.candidate_id, module].append("\n".join(added))
 
     def _reflect(self, messages: tuple[Message, ...]) -> Steps:
         """A reply that was not given before: the same evidence asks for another draw."""
@@ -231,19 +260,21 @@ def rewritten(template: PromptTemplate, texts: dict[str, str]) -> PromptTemplate
     return template.with_text({n: with_own_text(template.section(n).content, text) for n, text in texts.items()})
 
 
-def mutable_sections(template: PromptTemplate) -> tuple[str, ...]:
-    """Sections whose text may change: the system's (or developer's), else all that hold text of their own."""
+def mutable_sections(template: PromptTemplate, slots: Mapping[str, int] | None = None) -> tuple[str, ...]:
+    """Sections whose text may change: the system's (or developer's), else all that hold text of their own.
 
-    def has_text(content: str) -> bool:
-        return bool(PLACEHOLDER.sub("", content).strip())
-
-    texts = [section for section in template.sections if has_text(section.content)]
-    system = [section.name for section in texts if section.role in ("system", "developer")]
-    names = system or [section.name for section in texts]
-    if not names:
+    That goes for each module of a program by itself. slots: so many of a module's, at most, by its id.
+    """
+    found: list[str] = []
+    for module in template.modules:
+        texts = [section for section in template.part(module).sections if _has_text(section.content)]
+        system = [section.name for section in texts if section.role in ("system", "developer")]
+        names = system or [section.name for section in texts]
+        found += names[: (slots or {}).get(module)]
+    if not found:
         raise JobFailed("the prompt has no text of its own: there is nothing to optimize")
-    return tuple(names)
+    return tuple(found)
 
 
-def _said(body: RolloutBody) -> str:
-    return "\n\n".join(message.content for message in body.messages if message.role not in ("system", "developer"))
+def _has_text(content: str) -> bool:
+    return bool(PLACEHOLDER.sub("", content).strip())

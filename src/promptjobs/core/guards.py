@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from promptjobs.core.json_contract import JsonContract, is_json_text
@@ -12,6 +13,8 @@ from promptjobs.core.text_patterns import compile_pattern
 from promptjobs.errors import InvalidConfig
 
 SHOWN = 120
+
+NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 
 
 class Breach(StrEnum):
@@ -30,10 +33,11 @@ class Breach(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Why a candidate is refused; `detail` names the section and the text in words."""
+    """Why a candidate is refused; `detail` names the section and the text in words. module: whose limit is passed."""
 
     reason: Breach
     detail: str
+    module: str = ""
 
 
 class GuardRules(Protocol):
@@ -71,7 +75,8 @@ class Guards:
     * Sections, wildcards: names, roles and order are the baseline's. Each section holds the baseline's placeholders,
       each as often, also counting its demonstrations: what they hold in braces would be filled as well.
     * frozen: each span stands as often as in the baseline, or more, in each section that holds it there.
-    * max_tokens: of all sections together, demonstrations included. max_growth: demonstrations excluded.
+    * max_tokens: of all sections together, demonstrations included; a module may have a limit of its own. max_growth:
+      demonstrations excluded.
     * must_match: a pattern binds the sections whose baseline it matches; one that matches in none of them binds every
       section that is changed. must_not_match binds every section.
     * json_schema: a section that is JSON in the baseline must stay so; a text that is JSON, or each block fenced as
@@ -88,13 +93,16 @@ class Guards:
         baseline: PromptTemplate,
         count: Callable[[str], int],
         own_text: Callable[[str], str] = as_it_is,
+        module_limits: Mapping[str, int] = NO_LIMITS,
         field: str = "gepa.guards",
     ) -> None:
-        """count: the tokens of a text. own_text: a section's text without its demonstrations. field: the rules' path.
+        """count: the tokens of a text. own_text: a section's text without its demonstrations. module_limits: most
+        tokens of a module's sections, by its id. field: the rules' path.
 
         Raises InvalidConfig for a pattern or schema that cannot be used, and for a span that the baseline lacks.
         """
         self._rules, self._baseline, self._count, self._own_text = rules, baseline, count, own_text
+        self._module_limits = module_limits
         texts = {section.name: own_text(section.content) for section in baseline.sections}
         self._placeholders = {name: sorted(baseline.placeholders(name)) for name in texts}
         self._frozen = _frozen_counts(rules.frozen, texts, f"{field}.frozen")
@@ -170,6 +178,9 @@ class Guards:
         most, growth = self._rules.max_tokens, self._rules.max_growth
         if most is not None and (tokens := self.tokens(prompt)) > most:
             return Violation(Breach.TOO_LONG, f"{tokens} tokens, at most {most}")
+        for module, limit in self._module_limits.items():
+            if (tokens := self.tokens(prompt.part(module))) > limit:
+                return Violation(Breach.TOO_LONG, f"module {module!r}: {tokens} tokens, at most {limit}", module)
         if growth is not None:
             tokens = sum(self._count(self._own_text(section.content)) for section in prompt.sections)
             if tokens > growth * self._baseline_tokens:

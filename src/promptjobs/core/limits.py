@@ -35,7 +35,7 @@ def evidence_size(gepa: GepaConfig) -> int:
 
 
 def probe_seeds(config: JobConfig) -> tuple[int, ...]:
-    return () if config.initial_prompt is not None else config.gepa.train_seeds[:PROBES]
+    return () if config.template() is not None else config.gepa.train_seeds[:PROBES]
 
 
 def total_budget(gepa: GepaConfig) -> int:

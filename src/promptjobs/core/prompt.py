@@ -26,12 +26,20 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One message of a template; `content` may hold `{wildcard}` placeholders. Sections are sent in `order`."""
+    """One message of a template; `content` may hold `{wildcard}` placeholders. Sections are sent in `order`.
+
+    module: the call of a program that sends it, whose id also begins its name; "" where there is one kind of call.
+    """
 
     name: str
     role: str
     content: str
     order: int
+    module: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        body: dict[str, Any] = {"name": self.name, "role": self.role, "content": self.content, "order": self.order}
+        return {**body, "module": self.module} if self.module else body
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,15 @@ class PromptTemplate:
                 return section
         raise PromptError(f"the prompt has no section {name!r}")
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The ids of the program's modules, in order; one, "", for a prompt that is not divided."""
+        return tuple(dict.fromkeys(section.module for section in self.sections)) or ("",)
+
+    def part(self, module: str) -> "PromptTemplate":
+        """The prompt of one module alone."""
+        return replace(self, sections=tuple(section for section in self.sections if section.module == module))
+
     def with_text(self, texts: Mapping[str, str]) -> "PromptTemplate":
         """The same template with the content of the named sections replaced."""
         for name in texts:
@@ -63,24 +80,25 @@ class PromptTemplate:
         return tuple(w for w in PLACEHOLDER.findall(self.section(name).content) if w in self.wildcards)
 
     def digest(self) -> str:
-        """Content hash (32 hex digits) of everything that is sent: roles, texts, wildcards."""
-        body = [[[s.role, s.content] for s in self.sections], sorted(self.wildcards.items())]
+        """Content hash (32 hex digits) of everything that is sent, and by whom: modules, roles, texts, wildcards."""
+        parts = [[s.module, s.role, s.content] if s.module else [s.role, s.content] for s in self.sections]
+        body = [parts, sorted(self.wildcards.items())]
         return hashlib.blake2b(json.dumps(body, separators=(",", ":")).encode(), digest_size=16).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
             "name": self.name,
-            "sections": [
-                {"name": s.name, "role": s.role, "content": s.content, "order": s.order} for s in self.sections
-            ],
+            "sections": [section.to_json() for section in self.sections],
             "wildcards": {name: "REQUIRED" if required else "OPTIONAL" for name, required in self.wildcards.items()},
         }
 
     @staticmethod
     def from_json(body: Mapping[str, Any]) -> "PromptTemplate":
         return PromptTemplate(
-            sections=tuple(Section(s["name"], s["role"], s["content"], s["order"]) for s in body["sections"]),
+            sections=tuple(
+                Section(s["name"], s["role"], s["content"], s["order"], s.get("module", "")) for s in body["sections"]
+            ),
             wildcards={name: kind == "REQUIRED" for name, kind in body["wildcards"].items()},
             id=body["id"],
             name=body["name"],
@@ -128,11 +146,18 @@ class PromptPattern:
     @staticmethod
     def of(template: PromptTemplate) -> "PromptPattern":
         """Raises PromptError where two wildcards stand side by side: where one ends could not be told."""
-        parts = tuple(_split(section.content, template.wildcards) for section in template.sections)
-        for section, pieces in zip(template.sections, parts, strict=True):
+        pattern = PromptPattern.lenient(template)
+        for section, pieces in zip(template.sections, pattern.parts, strict=True):
             if "" in pieces[2:-1:2]:
                 raise PromptError(f"two wildcards of {section.name!r} touch: put text between them")
-        return PromptPattern(template, parts)
+        return pattern
+
+    @staticmethod
+    def lenient(template: PromptTemplate) -> "PromptPattern":
+        """For recognising messages alone: the values of wildcards that stand side by side mean nothing."""
+        return PromptPattern(
+            template, tuple(_split(section.content, template.wildcards) for section in template.sections)
+        )
 
     def match(self, messages: Sequence[Message]) -> Matched:
         """Raises PromptNotMatched at the first message that differs."""
@@ -153,7 +178,7 @@ class PromptPattern:
             at = next(
                 (i for i, (a, b) in enumerate(zip(first, text, strict=False)) if a != b), min(len(first), len(text))
             )
-            raise PromptNotMatched(index, _shown(first[at:]), _shown(text[at:]))
+            raise PromptNotMatched(index, _shown(first[at:]), _shown(text[at:]), matched=at)
         position = len(first)
         for at in range(1, len(pieces), 2):
             name, literal = pieces[at], pieces[at + 1]
@@ -161,7 +186,8 @@ class PromptPattern:
             if name in values:
                 # Where a known value ends needs no search: it may hold the very text that follows it.
                 if not text.startswith(values[name], position):
-                    raise PromptNotMatched(index, f"{{{name}}} = {_shown(values[name])} again", _shown(text[position:]))
+                    again = f"{{{name}}} = {_shown(values[name])} again"
+                    raise PromptNotMatched(index, again, _shown(text[position:]), matched=position)
                 end = least = position + len(values[name])
                 end = end if text.startswith(literal, end) else -1
             elif at + 2 == len(pieces):
@@ -170,11 +196,11 @@ class PromptPattern:
                 end = text.find(literal, least)
             if end < least:
                 expected = _shown(literal) if literal else f"a value for {{{name}}}"
-                raise PromptNotMatched(index, expected, _shown(text[position:]))
+                raise PromptNotMatched(index, expected, _shown(text[position:]), matched=position)
             values.setdefault(name, text[position:end])
             position = end + len(literal)
         if position != len(text):
-            raise PromptNotMatched(index, "the end of the message", _shown(text[position:]))
+            raise PromptNotMatched(index, "the end of the message", _shown(text[position:]), matched=position)
 
 
 def _split(content: str, wildcards: Mapping[str, bool]) -> tuple[str, ...]:

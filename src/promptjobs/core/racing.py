@@ -184,10 +184,12 @@ class Race:
 
     def _demonstrate(self, lane: Lane, count: int, rng: random.Random) -> Steps:
         search = self.search
-        search.ladder.begin()
         best = search.best_candidate()
+        section = search.proposals.demonstrated(best.template)
+        if section is None:
+            return
+        search.ladder.begin()
         examples = search.ladder.draw(count, rng)
-        section = search.proposals.mutable[0]
         content = best.template.section(section).content
         template = best.template.with_text({section: with_examples(content, examples)})
         child = yield from search.proposals.candidate(template, [best], "demonstrations", search.finished)

@@ -140,6 +140,19 @@ def messages_json(candidate: Candidate | None) -> list[dict[str, str]] | None:
     return [message.to_json() for message in render(candidate.prompt)]
 
 
+def modules_json(candidate: Candidate | None) -> dict[str, Any]:
+    """The messages of each module, beside all of them; nothing for a prompt that is not divided."""
+    if candidate is None or candidate.prompt is None:
+        return {}
+    prompt = candidate.prompt
+    modules = [
+        {"module_id": module, "messages": [message.to_json() for message in render(prompt.part(module))]}
+        for module in prompt.modules
+        if module
+    ]
+    return {"modules": modules} if modules else {}
+
+
 def archive_json(result: OptimizationResult) -> list[dict[str, Any]]:
     return [
         {
@@ -150,6 +163,7 @@ def archive_json(result: OptimizationResult) -> list[dict[str, Any]]:
             "object": {"type": "template", "data": prompt_json(member.candidate)},
             **instance_scores_json(member.known),
             "messages": messages_json(member.candidate),
+            **modules_json(member.candidate),
         }
         for member in result.archive
     ]
@@ -187,6 +201,7 @@ def optimized_json(result: OptimizationResult) -> list[dict[str, Any]]:
             "payload_kind": "template",
             "object": {"type": "template", "data": prompt_json(member.candidate)},
             "messages": messages_json(member.candidate),
+            **modules_json(member.candidate),
             **instance_scores_json(member.known),
         }
         for rank, member in enumerate(ranked, 1)
@@ -198,6 +213,7 @@ def snapshot_payload(result: OptimizationResult, stats: Mapping[str, Any]) -> di
     changed = result.best is not None and result.best.prompt and result.baseline and result.baseline.prompt
     return {
         "messages": messages_json(result.best),
+        **modules_json(result.best),
         "best_prompt": prompt_json(result.best),
         "best_prompt_messages": messages_json(result.best),
         "best_candidate_id": result.best and result.best.candidate_id,

@@ -27,8 +27,8 @@ from promptjobs.interceptor.forward import TIMEOUT_SECONDS, Upstream, Upstreams,
 from promptjobs.interceptor.grants import PATIENCE_SECONDS, TTL_SECONDS, Grant, Grants, boot_seconds, digest_of
 from promptjobs.interceptor.meter import INTERRUPTED, Call, Meter, Outcome
 from promptjobs.interceptor.relay import Relay
-from promptjobs.interceptor.request import MAX_BODY_BYTES, Request, read_request
-from promptjobs.interceptor.rewrite import JsonObject, rewrite
+from promptjobs.interceptor.request import MAX_BODY_BYTES, Request, check_tools, read_request
+from promptjobs.interceptor.rewrite import JsonObject, plain_messages, rewrite
 from promptjobs.interceptor.wire import JSON_TYPE, Headers, Receive, Scope, Send, error_body, read_body, send_reply
 
 PREFIX = "/interceptor/v1/"
@@ -152,7 +152,7 @@ class Interceptor:
         call.grant = await self.grants.get(call.grant.digest)
         try:
             body, upstream = self._prepared(call, request)
-        except (PromptError, ProviderNotConfigured) as exc:
+        except (PromptError, CallInvalid, ProviderNotConfigured) as exc:
             await self._record_refusal(call, exc)
             raise
         await self._forward(call, request, upstream, body, receive, send)
@@ -178,11 +178,14 @@ class Interceptor:
         await send_reply(send, answer.status, answer.body, answer.headers)
 
     def _prepared(self, call: Call, request: Request) -> tuple[bytes, Upstream]:
-        """The body to send, and whereto. Raises PromptNotMatched, ProviderNotConfigured."""
+        """The body to send, and whereto. Raises PromptNotMatched, ToolNotAllowed, ProviderNotConfigured."""
         grant = call.grant
         upstream = self._upstreams.get(grant.policy.provider)
         if grant.swap is not None:
-            messages = rewrite(request.messages, grant.swap.pattern, grant.swap.candidate)
+            program, candidate = grant.swap.pattern, grant.swap.candidate
+            found = program.undivided or program.find(plain_messages(request.messages[: program.longest]))
+            check_tools(request.body, found.module, grant.policy)
+            messages = rewrite(request.messages, found.pattern, candidate.part(found.module))
             call.messages = _text(messages)
         # The messages are encoded once, for the provider and for the record.
         body = {**request.body, "messages": orjson.Fragment(call.messages)}

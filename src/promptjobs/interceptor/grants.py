@@ -14,13 +14,14 @@ import orjson
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Key, Tier
 from promptjobs.core.config import PolicyConfig
+from promptjobs.core.pipeline import ProgramPattern
 from promptjobs.core.policies import stand_in
-from promptjobs.core.prompt import PromptPattern, PromptTemplate
+from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.trial import Phase
 from promptjobs.db.calls import TokenState, load_config, load_prompts, load_tokens
 from promptjobs.db.groups import Groups
 from promptjobs.errors import CallRefused, DatabaseUnavailable, PromptError, TokenRevoked, TokenUnknown
-from promptjobs.interceptor.request import Policy
+from promptjobs.interceptor.request import NO_TOOLS, Policy
 
 TTL_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0
@@ -40,7 +41,7 @@ Value = TypeVar("Value")
 class Swap:
     """What takes the place of what: the baseline's pattern, and the candidate's prompt."""
 
-    pattern: PromptPattern
+    pattern: ProgramPattern
     candidate: PromptTemplate
 
 
@@ -94,7 +95,7 @@ class Grants:
         self._known: _Recent[bytes, tuple[Grant, float]] = _Recent(MAX_TOKENS)
         self._policies: _Recent[tuple[str, str], Policy] = _Recent(MAX_JOBS)
         self._templates: _Recent[tuple[str, str], PromptTemplate | None] = _Recent(MAX_PROMPTS)
-        self._patterns: _Recent[tuple[str, str], PromptPattern] = _Recent(MAX_JOBS)
+        self._patterns: _Recent[tuple[str, str], ProgramPattern] = _Recent(MAX_JOBS)
         self._is_asking = False
         self._revoked_meanwhile: set[bytes | str] = set()
 
@@ -123,12 +124,13 @@ class Grants:
         policy: PolicyConfig,
         seconds_left: float,
         tier: Tier = Tier.HI,
+        tools: Mapping[str, tuple[str, ...]] = NO_TOOLS,
     ) -> None:
         """Make a token known that this process has just committed, so that its first calls need no question.
 
         baseline: the template of candidate.baseline_id, None where messages pass unchanged. policy: the tier's.
-        seconds_left: of the token or the lease, whichever ends first, counted from before the commit. Raises
-        PromptError for a baseline that is no pattern.
+        tools: what calls of modules may carry. seconds_left: of the token or the lease, whichever ends first, counted
+        from before the commit. Raises PromptError for a baseline that is no pattern.
         """
         digest = digest_of(secret)
         swap = None
@@ -139,7 +141,7 @@ class Grants:
             swap = Swap(self._pattern(job_id, candidate.baseline_id, baseline), candidate.prompt)
         terms = self._policies.get((job_id, tier))
         if terms is None:
-            terms = self._policies.put((job_id, tier), Policy.of(policy))
+            terms = self._policies.put((job_id, tier), Policy.of(policy, tools))
         grant = Grant(digest, job_id, key, candidate.candidate_id, seed, phase, attempt, epoch, terms, swap)
         self._known.put(digest, (grant, self._clock() + min(self._ttl_seconds, seconds_left)))
 
@@ -206,7 +208,9 @@ class Grants:
         if tier is Tier.LO:
             proxy = stored["gepa"]["proxy_models"]
             policy = stand_in(policy, proxy["lo_provider"], proxy["lo_model"])
-        return self._policies.put((job_id, tier), Policy.of(policy))
+        modules = stored.get("gepa", {}).get("modules", ())
+        tools = {m["module_id"]: tuple(m["allowed_tools"]) for m in modules if m["allowed_tools"] is not None}
+        return self._policies.put((job_id, tier), Policy.of(policy, tools))
 
     async def _swap(self, connection: asyncpg.Connection, state: TokenState) -> Swap | None:
         if state.baseline_id is None:
@@ -224,9 +228,9 @@ class Grants:
             raise PromptError(f"candidate {state.baseline_id!r} has no prompt that could be recognised")
         return Swap(self._pattern(state.job_id, state.baseline_id, baseline), candidate)
 
-    def _pattern(self, job_id: str, baseline_id: str, baseline: PromptTemplate) -> PromptPattern:
+    def _pattern(self, job_id: str, baseline_id: str, baseline: PromptTemplate) -> ProgramPattern:
         known = self._patterns.get((job_id, baseline_id))
-        return known if known is not None else self._patterns.put((job_id, baseline_id), PromptPattern.of(baseline))
+        return known if known is not None else self._patterns.put((job_id, baseline_id), ProgramPattern.of(baseline))
 
 
 class _Recent(Generic[Name, Value]):

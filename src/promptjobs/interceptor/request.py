@@ -1,12 +1,14 @@
 """Reads a task app's call and puts the job's policy in force. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from promptjobs.clients.json_reply import read_json
 from promptjobs.clients.pricing import Price
 from promptjobs.core.config import PolicyConfig
-from promptjobs.errors import CallInvalid, InvalidReply
+from promptjobs.errors import CallInvalid, InvalidReply, ToolNotAllowed
 from promptjobs.interceptor.rewrite import JsonObject
 
 MAX_BODY_BYTES = 2**20
@@ -17,22 +19,32 @@ LIMITS = ("max_tokens", "max_completion_tokens")
 OTHER_MODELS = ("models", "route", "fallbacks")
 """Fields by which routers are told to use another model."""
 
+CALLER_RUNS = ("function", "custom")
+"""Types of tools that have names of the caller's."""
+
+NO_TOOLS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+"""Where no module's tools are limited."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The job's model and its parameters. price: None where the price list decides."""
+    """The job's model and its parameters. price: None where the price list decides.
+
+    tools: names of those that a module's calls may carry, for modules where that is limited.
+    """
 
     provider: str
     model: str
     temperature: float
     max_completion_tokens: int
     price: Price | None = None
+    tools: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @staticmethod
-    def of(config: PolicyConfig) -> "Policy":
+    def of(config: PolicyConfig, tools: Mapping[str, tuple[str, ...]] = NO_TOOLS) -> "Policy":
         given = config.price
         price = None if given is None else Price(given.input_usd_per_million, given.output_usd_per_million)
-        return Policy(config.provider, config.model, config.temperature, config.max_completion_tokens, price)
+        return Policy(config.provider, config.model, config.temperature, config.max_completion_tokens, price, tools)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +81,33 @@ def read_request(raw: bytes, policy: Policy) -> Request:
     wants_usage = isinstance(options, dict) and options.get("include_usage") is True
     _apply(policy, body)
     return Request(body, messages, stream is True, wants_usage)
+
+
+def check_tools(body: JsonObject, module: str, policy: Policy) -> None:
+    """Raises ToolNotAllowed for a tool, or a function of the older form, that the module's calls may not carry."""
+    allowed = policy.tools.get(module)
+    if allowed is None:
+        return
+    for field_name in ("tools", "functions"):
+        carried = body.get(field_name)
+        if carried is not None and not isinstance(carried, list):
+            raise CallInvalid("must be a list", field_name)
+        for tool in carried or ():
+            name = _tool_name(tool)
+            if name not in allowed:
+                raise ToolNotAllowed(name, module, allowed)
+
+
+def _tool_name(tool: Any) -> str:
+    """A function's name; of a tool that the provider runs itself, its type."""
+    if not isinstance(tool, dict):
+        raise CallInvalid("each must be an object", "tools")
+    kind = tool.get("type", "function")
+    named = tool.get(kind) if isinstance(kind, str) else None
+    name = (named if isinstance(named, dict) else tool).get("name") if kind in CALLER_RUNS else kind
+    if not isinstance(name, str):
+        raise CallInvalid("each must have a name or a type", "tools")
+    return name
 
 
 def _apply(policy: Policy, body: JsonObject) -> None:

@@ -28,6 +28,12 @@ class PromptWasNotMatched(WorldError):
     code = "prompt_not_matched"
 
 
+class ToolWasNotAllowed(WorldError):
+    """The task app's call carried a tool that its module may not carry; it was not forwarded."""
+
+    code = "tool_not_allowed"
+
+
 class CandidateNotUsed(WorldError):
     """A rollout ended without a call of its LLM through the interceptor: its score says nothing about the prompt."""
 
@@ -39,6 +45,9 @@ def settled(outcome: RolloutReply | WorldError, calls: Sequence[CallRecord]) -> 
     unmatched = next((call for call in calls if call.error_code == "prompt_not_matched"), None)
     if unmatched is not None:
         return PromptWasNotMatched(unmatched.error or "")
+    barred = next((call for call in calls if call.error_code == ToolWasNotAllowed.code), None)
+    if barred is not None:
+        return ToolWasNotAllowed(barred.error or "")
     answered = [call for call in calls if call.error is None]
     if isinstance(outcome, RolloutReply):
         if answered:
@@ -56,6 +65,8 @@ def reason_of(error: WorldError) -> FailureReason:
     match error:
         case PromptWasNotMatched():
             return FailureReason.PROMPT_NOT_MATCHED
+        case ToolWasNotAllowed():
+            return FailureReason.TOOL_NOT_ALLOWED
         case CandidateNotUsed():
             return FailureReason.CANDIDATE_NOT_USED
         case InvalidScore():
@@ -100,7 +111,7 @@ def messages_of(call: CallRecord) -> tuple[Message, ...]:
 
 
 def calls_of_body(calls: Sequence[CallRecord]) -> tuple[CallBody, ...]:
-    """The answered calls where there are several: a judge is to see them one by one."""
+    """The answered calls where there are several: a judge, or modules of a program, are to see them one by one."""
     answered = [call for call in calls if call.error is None]
     return tuple(CallBody(messages_of(call), call.reply_text) for call in answered) if len(answered) > 1 else ()
 

@@ -12,6 +12,7 @@ from promptjobs.core.result import (
     instance_scores_json,
     mean_of,
     messages_json,
+    modules_json,
     prompt_json,
     snapshot_payload,
 )
@@ -55,6 +56,7 @@ def ending_of(
         "baseline_score": result.baseline_score if result else None,
         "best_prompt": prompt_json(result.best) if result else None,
         "best_prompt_messages": messages_json(result.best) if result else None,
+        **modules_json(result.best if result else None),
         "best_snapshot_id": best.id if best else None,
         "total_candidates": statistics.trials_tried + 1,
         "stats": figures,
@@ -109,6 +111,7 @@ def _products(
             part = {
                 **candidate_to_json(member.candidate),
                 "messages": messages_json(member.candidate),
+                **modules_json(member.candidate),
                 "best_prompt": prompt_json(member.candidate),
                 "score": member.score,
                 **instance_scores_json(member.known),

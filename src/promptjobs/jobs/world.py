@@ -97,7 +97,7 @@ class JobWorld:
         self.outage_seconds = outage_seconds
         verifier = config.gepa.verifier
         judge = Verifier.of(verifier)
-        self._keeps_calls = judge is not None and judge.wants_calls
+        self._keeps_calls = bool(config.gepa.modules) or (judge is not None and judge.wants_calls)
         self._judges = asyncio.Semaphore(verifier.concurrency if verifier else 1)
         self._minted: dict[Key, Minted] = {}
         self._candidates: dict[str, Candidate] = {}
@@ -221,6 +221,7 @@ class JobWorld:
             policy=policy_of(self.config, ask.tier),
             seconds_left=self.lease.seconds_left,
             tier=ask.tier,
+            tools=self.config.gepa.allowed_tools,
         )
 
     def _rollout_record(
@@ -235,14 +236,14 @@ class JobWorld:
         score, reason, detail = None, None, None
         first = next((call for call in last if call.error is None), last[0] if last else None)
         messages = messages_of(first) if first else ()
+        kept = calls_of_body(last) if self._keeps_calls else ()
         if isinstance(outcome, RolloutReply):
             score = outcome.score
             output = outcome.output or (last[-1].reply_text if last else "")
-            kept = calls_of_body(last) if self._keeps_calls else ()
             body: Body = RolloutBody(messages, output, outcome.feedback, outcome.expected, kept)
         else:
             reason, detail = reason_of(outcome), str(outcome)[:DETAIL_CHARACTERS]
-            body = RolloutBody(messages, last[-1].reply_text if last else "", detail)
+            body = RolloutBody(messages, last[-1].reply_text if last else "", detail, calls=kept)
         answer = Answer(
             ask.key,
             score,

@@ -63,6 +63,7 @@ class Refusal(StrEnum):
     UNCHANGED = "the proposed text is the current one"
     PLACEHOLDERS = "the proposed text lost or gained placeholders"
     TOO_LONG = "the proposed text is too long"
+    NO_CALL = "the module made no call in the rollouts that went wrong"
 
 
 @dataclass(frozen=True, slots=True)
