@@ -450,6 +450,15 @@ CASES: dict[str, list[Case]] = {
     "max_error_rate": [stop(0.1, "max_error_rate", failing=0.4)],
     "max_consecutive_errors": [stop(4, "max_consecutive_errors", failing=0.6)],
     "score_threshold": [stop(0.4, "score_threshold", step=0.1)],
+    "modules": [
+        Elsewhere("unit/test_gepa_modules.py", "test_both_modules_improve"),
+        Elsewhere("unit/test_gepa_modules.py", "test_the_system_messages_of_every_module_may_change_up_to_its_slots"),
+        Elsewhere("unit/test_gepa_modules.py", "test_a_module_keeps_to_its_own_limit"),
+        Elsewhere(
+            "integration/test_interceptor_modules.py",
+            "test_a_tool_that_the_module_may_not_carry_is_refused_and_recorded",
+        )
+    ],
     # the sections
     "adaptive_pool": [
         Alone((None, POOL), lambda run: len(seeds(Phase.OPTIMIZATION)(run)) > 12, (True, False), uneven(), common)
