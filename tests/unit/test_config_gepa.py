@@ -38,6 +38,7 @@ def refused(changes: dict[str, Any]) -> InvalidConfig:
 
 ARRIVES = [
     ("gepa.acceptance", "full", "acceptance", "full"),
+    ("gepa.lane_depth", 2, "lane_depth", 2),
     ("gepa.front", "hybrid", "front", "hybrid"),
     ("gepa.objectives", ["tokens", "score"], "objectives", ("score", "tokens")),
     ("gepa.parent_selection", "current_best", "parent_selection", "current_best"),

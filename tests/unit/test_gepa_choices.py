@@ -199,7 +199,7 @@ WIDE = {
 
 def test_a_pool_of_the_informative_seeds_learns_more_with_as_many_rollouts() -> None:
     def mean(**choice: Any) -> float:
-        configs = [small_job(**WIDE, rollout__budget=300, rng_seed=seed, **choice) for seed in range(6)]
+        configs = [small_job(**WIDE, rollout__budget=300, rng_seed=seed, **choice) for seed in range(12)]
         return sum(ran(config, mostly_easy()).result.best_score or 0.0 for config in configs) / len(configs)
 
     assert mean(adaptive_pool=POOL) > mean() + 0.1

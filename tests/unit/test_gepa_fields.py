@@ -237,6 +237,7 @@ CASES: dict[str, list[Case]] = {
         Alone((1, 3), lanes, (1, 3), uneven(), FULL),
         Alone((1, 3), lanes, (1, 3), uneven(), {"rollout__budget": 2000}),
     ],
+    "lane_depth": [Alone((1, 1000), lanes, (3, 1), uneven(), {"rollout__budget": 2000, "lanes": 3})],
     "turn_order": [Elsewhere("integration/test_journal.py", "test_fixed_order_gives_the_same_run_at_any_latency")],
     "max_concurrent": [
         Elsewhere("integration/test_runner_slots.py", "test_no_more_calls_are_under_way_than_there_are_slots")
@@ -337,7 +338,15 @@ CASES: dict[str, list[Case]] = {
     ],
     "finals_share": [
         Alone(
-            (0.1, 0.5), lambda run: searched(run) > 150, (True, False), uneven(), {"population__num_generations": 100}
+            (0.1, 0.9),
+            lambda run: searched(run) > 100,
+            (True, False),
+            uneven(),
+            {
+                "rollout__budget": 300,
+                "population__num_generations": 100,
+                "evaluation__validation_seeds": [*range(100, 160)],
+            },
         )
     ],
     # proposals
@@ -457,7 +466,7 @@ CASES: dict[str, list[Case]] = {
         Elsewhere(
             "integration/test_interceptor_modules.py",
             "test_a_tool_that_the_module_may_not_carry_is_refused_and_recorded",
-        )
+        ),
     ],
     # the sections
     "adaptive_pool": [

@@ -27,6 +27,14 @@ _RUN = (
         "Parents worked on at a time, in a race fewer where the budget is small; 1 is the sequential algorithm. Not in"
         " the SDK.",
     ),
+    integer(
+        "gepa.lane_depth",
+        7,
+        1,
+        1000,
+        "In a race, proposals in a row that each lane must have room for: as many lanes are opened as have. Not in the"
+        " SDK.",
+    ),
     choice(
         "gepa.turn_order",
         "arrival",

@@ -43,7 +43,8 @@ class GepaConfig(Resolved):
     """The search. Lists of seeds are disjoint, but for the front's and feedback's, which are parts of the others.
 
     front_seeds: score candidates for the Pareto front. feedback_seeds: minibatches are drawn from them; at least
-    `minibatch_size`. objectives: of these, only the score is better when it is higher. initial_size: the baseline and
+    `minibatch_size`. lane_depth: proposals that each lane must
+    have room for. objectives: of these, only the score is better when it is higher. initial_size: the baseline and
     its first drafts. finals_share: of the budget, kept for scoring the finalists again. max_demonstrations: 0 where
     prompts hold none. token_max_limit: the same as guards.max_tokens. max_…, score_threshold: None where that does not
     stop the search. adaptive_pool, adaptive_batch, verifier, proxy_models: None where switched off. modules: none where
@@ -52,6 +53,7 @@ class GepaConfig(Resolved):
 
     rng_seed: int = 0
     lanes: int = 8
+    lane_depth: int = 7
     turn_order: Literal["arrival", "fixed"] = "arrival"
     max_concurrent: int = 20
     minibatch_size: int = 8
@@ -131,6 +133,7 @@ class GepaConfig(Resolved):
 TAKEN = {
     "rng_seed": "gepa.rng_seed",
     "lanes": "gepa.lanes",
+    "lane_depth": "gepa.lane_depth",
     "turn_order": "gepa.turn_order",
     "max_concurrent": "gepa.rollout.max_concurrent",
     "validation_top_k": "gepa.evaluation.validation_top_k",
@@ -186,6 +189,8 @@ def gepa_config(
     cannot be together.
     """
     taken = {name: given.values[f"{SECTION}.{path}"] for name, path in TAKEN.items()}
+    if taken["lanes"] == 1:
+        taken["turn_order"] = "fixed"  # nothing would be gained by the order in which answers come
     train, validation, test = (given.values[path] for path in (TRAIN, VALIDATION, TEST))
     if not train:
         raise InvalidConfig(f"is required: a {FIELD_AT[TRAIN].expected}", TRAIN)

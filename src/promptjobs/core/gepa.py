@@ -291,9 +291,7 @@ class Gepa:
         """One trial, reported. Gives up where trial after trial has no score at all, unless that is allowed."""
         trial: Trial = yield from self.evaluations.score(lane, candidate, seeds, phase, reservation, facts)
         yield Step(facts=[events.trial_results(trial), *self.progress()])
-        self.pool.observe(
-            candidate.candidate_id, self.evaluations.scores(candidate.candidate_id, seeds), self._value(candidate)
-        )
+        self._observe(candidate, seeds)
         if not may_fail and self.evaluations.failed_trials_in_a_row >= FAILURES_IN_A_ROW:
             yield from self.fail(f"{FAILURES_IN_A_ROW} trials in a row brought no score", candidate, seeds)
         return trial
@@ -313,7 +311,12 @@ class Gepa:
         phase = Phase.OPTIMIZATION
         found = yield from self.evaluations.screen(lane, candidate, seeds, phase, reservation, facts)
         yield Step(facts=self.progress())
+        self._observe(candidate, seeds)
         return found
+
+    def _observe(self, candidate: Candidate, seeds: Sequence[int]) -> None:
+        scores = self.evaluations.scores(candidate.candidate_id, seeds)
+        self.pool.observe(candidate.candidate_id, scores, self._value(candidate))
 
     def _value(self, candidate: Candidate) -> float:
         if candidate.candidate_id in self.archive:
@@ -322,11 +325,16 @@ class Gepa:
         scores = [answer.score for answer in known.values() if answer.score is not None]
         return sum(scores) / len(scores) if scores else 0.0
 
-    def is_trade_off(self, reference: Candidate, child: Candidate, gain: float, pairs: int) -> bool:
-        """Whether a child that scores as well is clearly better by another objective that spans the front."""
+    def is_trade_off(
+        self, reference: Candidate, child: Candidate, gain: float, pairs: int, seeds: Sequence[int] | None = None
+    ) -> bool:
+        """Whether a child that scores as well is clearly better by another objective that spans the front.
+
+        seeds: those compared, by default the front's.
+        """
         if self.gepa.front == "instance" or pairs == 0 or gain < -1.0 / pairs:
             return False
-        seeds = self.front_seeds
+        seeds = self.front_seeds if seeds is None else seeds
         ours, theirs = self._objectives(child, seeds), self._objectives(reference, seeds)
         for objective, values in ours.items():
             common = [seed for seed in values if seed in theirs.get(objective, {})]

@@ -98,6 +98,8 @@ class Gate:
         search, seeds = self.search, before.seeds
         after: Screening = yield from search.screen(lane, child, seeds, reservation)
         verdict = self._compared(before, after)
+        if verdict == "not improved" and self._is_trade_off(parent, child, before, after):
+            verdict = "improved"
         if verdict != "improved":
             search.attempts[child.candidate_id] = Attempt(child, after.score, False)
             if verdict == "not improved":
@@ -134,6 +136,11 @@ class Gate:
             return "incomplete"
         least = self.search.min_improvement * len(pairs)
         return "improved" if is_improved([a for a, _ in pairs], [b for _, b in pairs], least) else "not improved"
+
+    def _is_trade_off(self, parent: Candidate, child: Candidate, before: Screening, after: Screening) -> bool:
+        pairs = [(a, b) for a, b in zip(before.scores, after.scores, strict=True) if a is not None and b is not None]
+        gain = sum(b - a for a, b in pairs) / len(pairs) if pairs else -1.0
+        return self.search.is_trade_off(parent, child, gain, len(pairs), before.seeds)
 
     def validate(self, lane: Lane, child: Candidate, reservation: Reservation) -> Steps:
         """Score an improved child on the front's seeds, or some of them, and add it to the archive."""

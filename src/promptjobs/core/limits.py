@@ -11,17 +11,11 @@ from promptjobs.errors import BudgetTooSmall
 FIRST, SECOND = 6, 14
 """Seeds of the two blocks of a duel in the race."""
 
-CHILDREN = 2
-"""Of a proposal in the race: as it is, and with the lines it dropped."""
-
 EVIDENCE = {"LOW_CONTEXT": 0.5, "LOW": 1.5, "MEDIUM": 2.0, "HIGH": 3.0}
 """Examples of a reflection in the race by proposer_effort, as a multiple of the minibatch."""
 
 USUAL_PROPOSAL = 36
 """Rollouts of a proposal in the race: many children go after the first block, and much is known already."""
-
-DEPTH = 7
-"""Proposals in a row that a lane should have room for: fewer lanes go deeper, more lanes are faster."""
 
 DRAFT_SHARE = 0.2
 
@@ -45,13 +39,16 @@ def total_budget(gepa: GepaConfig) -> int:
 def end_rollouts(gepa: GepaConfig) -> int:
     """What is kept for closing. In the race, a share of the budget for scoring the finalists again.
 
-    Where validation seeds are held out, at least the winner and the baseline can be measured on them; the paper's
-    search measures all finalists.
+    It is no more than the finalists and the baseline need, and where validation seeds are held out, enough for the
+    winner and the baseline. The paper's search measures all finalists.
     """
     if gepa.acceptance == "full":
         return 0 if gepa.pareto_source == "validation" else len(gepa.validation_seeds) * (1 + gepa.validation_top_k)
-    held_out = 2 * len(gepa.validation_seeds) if gepa.pareto_source == "train" else 0
-    return max(held_out, math.floor(gepa.finals_share * total_budget(gepa)))
+    share = math.floor(gepa.finals_share * total_budget(gepa))
+    if gepa.pareto_source == "train" and gepa.validation_seeds:
+        everybody = (1 + gepa.validation_top_k) * len(gepa.validation_seeds)
+        return max(2 * len(gepa.validation_seeds), min(share, everybody))
+    return min(share, (1 + gepa.validation_top_k) * max(0, len(gepa.front_seeds) - FIRST - SECOND))
 
 
 def opening_seeds(gepa: GepaConfig) -> tuple[int, ...]:
@@ -64,11 +61,11 @@ def opening_seeds(gepa: GepaConfig) -> tuple[int, ...]:
 
 
 def iteration_rollouts(gepa: GepaConfig) -> int:
-    """One iteration at most: in the race evidence and a duel, else a minibatch for two and the front's seeds."""
+    """One iteration: in the race evidence and a duel with the best, else two minibatches and the front's seeds."""
     if gepa.acceptance == "full":
         return 2 * gepa.minibatch_size + len(gepa.front_seeds)
     front = len(gepa.front_seeds)
-    return evidence_size(gepa) + CHILDREN * min(FIRST, front) + min(SECOND, max(0, front - FIRST))
+    return evidence_size(gepa) + min(FIRST + SECOND, front)
 
 
 def lane_count(gepa: GepaConfig, left: int) -> int:
@@ -78,7 +75,7 @@ def lane_count(gepa: GepaConfig, left: int) -> int:
     """
     if gepa.acceptance == "full":
         return gepa.lanes
-    return max(1, min(gepa.lanes, round(left / USUAL_PROPOSAL / DEPTH)))
+    return max(1, min(gepa.lanes, round(left / USUAL_PROPOSAL / gepa.lane_depth)))
 
 
 def draft_count(gepa: GepaConfig, left: int) -> int:

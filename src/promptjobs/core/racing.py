@@ -20,7 +20,6 @@ from promptjobs.core.limits import FIRST, SECOND, evidence_size
 from promptjobs.core.line_merging import apply_additions, normalised, three_way
 from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.result import Attempt
-from promptjobs.core.screening import Screening
 from promptjobs.core.trial import Phase
 
 if TYPE_CHECKING:
@@ -281,7 +280,8 @@ class Race:
             reservation.release()
             found[candidate.candidate_id] = search.evaluations.scores(candidate.candidate_id, seeds)
         gain, pairs = self._gain(found, reference, champion, seeds)
-        if gain > search.min_improvement and pairs >= COMMON_SHARE * len(seeds):
+        is_better = gain > search.min_improvement or search.is_trade_off(reference, champion, gain, pairs)
+        if is_better and pairs >= COMMON_SHARE * len(seeds):
             return Outcome(champion, gain, pairs)
         yield from self._reject(champion, found[champion.candidate_id], "not confirmed", is_lesson=True)
         return Outcome(None)
@@ -316,18 +316,7 @@ class Race:
     def _measuring(
         self, candidate: Candidate, seeds: Sequence[int], reservation: Reservation
     ) -> Callable[[Lane], Steps]:
-        search = self.search
-
-        def measure(lane: Lane) -> Steps:
-            if search.evaluations.proxy is None:
-                return (yield from search.score(lane, candidate, seeds, Phase.OPTIMIZATION, reservation))
-            screening: Screening = yield from search.evaluations.screen(
-                lane, candidate, seeds, Phase.OPTIMIZATION, reservation
-            )
-            yield Step(facts=search.progress())
-            return screening
-
-        return measure
+        return lambda lane: self.search.screen(lane, candidate, seeds, reservation)
 
     @staticmethod
     def _gain(
