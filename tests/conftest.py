@@ -12,6 +12,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import settings
 
 from promptjobs.db import embedded
 from promptjobs.db.migrate import migrate
@@ -20,6 +21,9 @@ from promptjobs.db.session import Database
 
 ROOT_VARIABLE = "PROMPTJOBS_TEST_ROOT"
 TEMPLATE = "promptjobs_template"
+
+settings.register_profile("suite", max_examples=50)
+settings.load_profile("suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:

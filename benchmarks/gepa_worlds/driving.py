@@ -43,7 +43,7 @@ class Run:
     """What one run has found and spent.
 
     test, validation: mean scores of the prompt, measured apart from the search. claimed: the search's own figure.
-    prompt: all messages as one text; template: the same as the core's prompt.
+    prompt: all messages as one text; template: the same as the core's prompt. depth: steps from the baseline to it.
     """
 
     test: float
@@ -56,6 +56,7 @@ class Run:
     claimed: float | None = None
     cpu_seconds: float = 0.0
     finish_reason: str = ""
+    depth: int = 0
     result: Any = field(default=None, repr=False)
 
 
@@ -118,6 +119,7 @@ def run_ours(
         claimed=None if measured is None else measured.mean,
         cpu_seconds=used,
         finish_reason=result.finish_reason,
+        depth=0 if result.best is None else result.best.generation,
         result=result,
     )
 

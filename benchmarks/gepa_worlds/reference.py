@@ -109,4 +109,11 @@ def run_reference(task: Task, budget: int, seed: int = 0, adapter: Adapter | Non
         claimed=result.val_aggregate_scores[result.best_idx],
         cpu_seconds=used,
         finish_reason="max_metric_calls",
+        depth=_depth(result.parents, result.best_idx),
     )
+
+
+def _depth(parents: Sequence[Sequence[int | None]], index: int) -> int:
+    """Steps on the longest way from the baseline."""
+    found = [parent for parent in parents[index] if parent is not None]
+    return 1 + max(_depth(parents, parent) for parent in found) if found else 0

@@ -36,7 +36,7 @@ STOPS = {"gepa.population.num_generations": 100_000, "gepa.population.patience_g
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "ours, defaults": {},
     "ours, 1 lane": {"gepa.lanes": 1},
-    "ours, 32 lanes": {"gepa.lanes": 32},
+    "ours, wide: 32 lanes, depth 1": {"gepa.lanes": 32, "gepa.lane_depth": 1},
 }
 
 
@@ -89,7 +89,8 @@ async def ours(database: Database, task: Task, config: JobConfig, seed: int) -> 
     result = await run.run()
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     template = result.best.prompt if result.best is not None else template_of(task, task.baseline)
-    return _figures(seconds, cpu, score(task, template, task.splits.test), world.rollouts, world.completions)
+    depth = 0 if result.best is None else result.best.generation
+    return _figures(seconds, cpu, score(task, template, task.splits.test), world.rollouts, world.completions, depth)
 
 
 # --- the reference ---------------------------------------------------------------------------------------------------
@@ -137,11 +138,12 @@ def reference(task: Task, seed: int, **settings: Any) -> dict[str, float]:
         started, cpu = time.perf_counter(), time.process_time()
         found = run_reference(task, BUDGET, seed, adapter, **settings)
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    return _figures(seconds, cpu, found.test, found.rollouts, found.meta_calls)
+    return _figures(seconds, cpu, found.test, found.rollouts, found.meta_calls, found.depth)
 
 
-def _figures(seconds: float, cpu: float, test: float, rollouts: int, meta_calls: int) -> dict[str, float]:
-    return {"seconds": seconds, "cpu": cpu, "score": test, "rollouts": rollouts, "meta_calls": meta_calls}
+def _figures(seconds: float, cpu: float, test: float, rollouts: int, meta_calls: int, depth: int) -> dict[str, float]:
+    figures = {"seconds": seconds, "cpu": cpu, "score": test, "rollouts": rollouts}
+    return {**figures, "meta_calls": meta_calls, "depth": depth}
 
 
 # --- both ------------------------------------------------------------------------------------------------------------
@@ -165,7 +167,7 @@ def report_wall(overrides: Mapping[str, Any], seed: int = 0) -> None:
     lasting = f"rollouts of {ROLLOUT_SECONDS * 1e3:.0f} ms, reflections of {REFLECTION_SECONDS:g} s"
     print(f"{BUDGET:,} {lasting}, {SLOTS} slots; {here}")
     print_table(
-        ["", "seconds", "CPU s", "held-out score", "rollouts", "meta calls"],
+        ["", "seconds", "CPU s", "held-out score", "rollouts", "meta calls", "lineage depth"],
         [[name, *found.values()] for name, found in figures.items()],
     )
     print_json("gepa_wall", here, figures)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.acceptance import faulty_app, faulty_model
@@ -24,9 +25,9 @@ NOWHERE = "http://127.0.0.1:9"
         ({"policy.provider": "nobody"}, 422, "provider_not_configured", ["nobody"]),
         ({"policy.inference_url": "http://a.example"}, 422, "invalid_config", ["inference_url"]),
         ({"task_app_url": "ftp://a.example"}, 422, "invalid_config", ["task_app_url"]),
-        ({"gepa.modules": [{"module_id": "a"}]}, 422, "not_yet_supported", ["gepa.modules"]),
+        ({"use_byok": True}, 422, "not_yet_supported", ["use_byok"]),
         ({"gepa.evaluation.validation_pool": "hard"}, 422, "not_yet_supported", ["validation_pool"]),
-        ({"gepa.rollout.budget": 20}, 422, "budget_too_small", ["20", "38"]),
+        ({"gepa.rollout.budget": 20}, 422, "budget_too_small", ["20", "at least", "are needed"]),
         ({"gepa.rollout.budget": "many"}, 422, "invalid_config", ["budget", "many"]),
     ],
 )
@@ -42,10 +43,17 @@ async def test_a_config_that_cannot_run_is_refused_with_the_field_and_the_reason
 
 
 async def test_a_budget_that_is_too_small_is_refused_with_the_numbers(api: Api):
-    problem = (await api.create(config(NOWHERE, {"gepa.rollout.budget": 37}))).json()
-    assert (problem["budget"], problem["needed"]) == (37, 38)
-    assert problem["parts"] == {"baseline": 8, "one iteration": 20, "validation at the end": 10}
-    assert (await api.create(config(NOWHERE, {"gepa.rollout.budget": 38}), auto_start=False)).status_code == 200
+    async def create(budget: int) -> httpx.Response:
+        return await api.create(config(NOWHERE, {"gepa.rollout.budget": budget}), auto_start=False)
+
+    problem = (await create(20)).json()
+    needed = problem["needed"]
+    assert problem["parts"]["baseline"] == 8
+    assert problem["parts"]["validation at the end"] == 10, "the winner and the baseline"
+    assert sum(problem["parts"].values()) == needed
+    short = (await create(needed - 1)).json()
+    assert (short["code"], short["budget"], short["needed"]) == ("budget_too_small", needed - 1, needed)
+    assert (await create(needed)).status_code == 200
 
 
 async def test_the_papers_search_needs_a_whole_front_in_each_iteration(api: Api):
@@ -119,6 +127,7 @@ async def test_a_task_app_whose_name_does_not_exist_fails_the_job_with_url_and_c
     await assert_failed(api, await api.submit(config(url)), url, "name cannot be resolved")
 
 
+@pytest.mark.slow
 async def test_a_task_app_whose_name_is_no_name_fails_the_job_with_url_and_cause(api: Api):
     url = f"http://{'a' * 70}.example:8000"
     await assert_failed(api, await api.submit(config(url)), url, "name cannot be resolved")
@@ -164,7 +173,13 @@ async def rollouts_on(api: Api, job_id: str, seed: int, base: str) -> list[Json]
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"speaks": "policy_url", "shape": policy_url_results, "info": {}}], ids=["sdk", "policy_url"]
+    "options",
+    [
+        pytest.param({}, id="sdk"),
+        pytest.param(
+            {"speaks": "policy_url", "shape": policy_url_results, "info": {}}, marks=pytest.mark.slow, id="policy_url"
+        ),
+    ],
 )
 async def test_a_score_that_is_no_number_in_the_unit_interval_fails_its_rollout_and_not_the_job(
     api: Api, task_app, ports, options: Json
@@ -235,7 +250,11 @@ async def test_a_task_app_that_ignores_the_interceptor_fails_the_job_at_once_and
     ("messages", "words"),
     [
         ([{"role": "system", "content": SYSTEM.replace("Hints", "Rules")}], ["message 0", "'Hints: none.'", "'Rules"]),
-        ([{"role": "user", "content": "Question: 1"}], ["message 0", "role 'system'", "role 'user'"]),
+        pytest.param(
+            [{"role": "user", "content": "Question: 1"}],
+            ["message 0", "role 'system'", "role 'user'"],
+            marks=pytest.mark.slow,
+        ),
         (
             [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Frage: 1"}],
             ["message 1", "'Question: '", "'Frage: 1'"],

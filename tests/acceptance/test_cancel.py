@@ -126,6 +126,7 @@ async def test_a_job_that_is_cancelled_before_its_baseline_is_measured_publishes
     assert job["metadata"]["stats"]["total_rollouts"] == 0
 
 
+@pytest.mark.slow
 async def test_cancelling_a_finished_job_changes_nothing(api: Api, task_app, ports):
     await task_app()
     job_id = await api.submit(config(ports.task_app_url, {"gepa.rollout.budget": 50}))
@@ -167,6 +168,7 @@ async def test_a_job_out_of_time_before_its_baseline_is_measured_has_failed(api:
     assert "1 s" in job["error"]
 
 
+@pytest.mark.slow
 async def test_a_job_out_of_time_before_its_baseline_is_measured_opens_no_test_seed(api: Api, task_app, ports):
     app: FaultyApp = await task_app()
     for seed in range(20):

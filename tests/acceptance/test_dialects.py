@@ -56,8 +56,12 @@ async def test_replies_of_every_era_of_the_sdk_are_read(api, task_app, ports, sh
     ("options", "changes"),
     [
         pytest.param({"info": {"name": "toy"}}, {}, id="detected: no taskset"),
-        pytest.param({"info": {"name": "toy"}, "info_by": ("POST",)}, {}, id="detected: POST only"),
-        pytest.param({"info": None}, {"task_app_dialect": "policy_url"}, id="set in the config"),
+        pytest.param(
+            {"info": {"name": "toy"}, "info_by": ("POST",)}, {}, id="detected: POST only", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"info": None}, {"task_app_dialect": "policy_url"}, id="set in the config", marks=pytest.mark.slow
+        ),
     ],
 )
 async def test_apps_that_are_given_a_policy_url_and_seeds_run_a_job(api, task_app, ports, options, changes):

@@ -90,7 +90,12 @@ async def moments_of(
 
 @pytest.mark.parametrize(
     ("search", "lanes", "turn_order"),
-    [(Evolving, 1, "arrival"), (Evolving, 8, "arrival"), (Evolving, 4, "fixed"), (Nested, 8, "fixed")],
+    [
+        pytest.param(Evolving, 1, "arrival", marks=pytest.mark.slow),
+        (Evolving, 8, "arrival"),
+        pytest.param(Evolving, 4, "fixed", marks=pytest.mark.slow),
+        (Nested, 8, "fixed"),
+    ],
 )
 async def test_killed_run_keeps_what_is_recorded_and_repeats_none_of_it(started, search, lanes, turn_order) -> None:
     make = small(search, lanes)

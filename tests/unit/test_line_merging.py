@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from promptjobs.core.line_merging import apply_additions, normalised, three_way
 
-LAW = settings(deadline=None, derandomize=True, max_examples=200)
+LAW = settings(deadline=None, derandomize=True, max_examples=100)
 
 WORDS = ("alpha", "Beta.", "- gamma", "delta one", "2) delta two", "", "# Zeta", "eta theta iota")
 
