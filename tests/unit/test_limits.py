@@ -216,7 +216,7 @@ def test_the_baseline_opens_on_two_blocks_in_the_race() -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "lanes", "count"), [(0, 8, 1), (200, 8, 1), (400, 8, 2), (1000, 8, 4), (10_000, 8, 8), (10_000, 3, 3)]
+    ("left", "lanes", "count"), [(0, 8, 1), (200, 8, 1), (400, 8, 2), (1000, 8, 5), (10_000, 8, 8), (10_000, 3, 3)]
 )
 def test_a_race_opens_as_many_lanes_as_leave_each_a_row_of_proposals(left: int, lanes: int, count: int) -> None:
     assert lane_count(config(**RACE, gepa__lanes=lanes).gepa, left) == count

@@ -29,11 +29,10 @@ _RUN = (
     ),
     integer(
         "gepa.lane_depth",
-        7,
+        5,
         1,
         1000,
-        "In a race, proposals in a row that each lane must have room for: as many lanes are opened as have. Not in the"
-        " SDK.",
+        "In a race, proposals in a row that each lane must have room for after the drafts. Not in the SDK.",
     ),
     choice(
         "gepa.turn_order",

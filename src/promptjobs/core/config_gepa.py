@@ -53,7 +53,7 @@ class GepaConfig(Resolved):
 
     rng_seed: int = 0
     lanes: int = 8
-    lane_depth: int = 7
+    lane_depth: int = 5
     turn_order: Literal["arrival", "fixed"] = "arrival"
     max_concurrent: int = 20
     minibatch_size: int = 8

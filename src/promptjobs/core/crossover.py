@@ -9,7 +9,7 @@ from promptjobs.core.asks import Steps
 from promptjobs.core.demonstrations import texts_of
 from promptjobs.core.gepa_proposals import rewritten
 from promptjobs.core.lanes import Lane
-from promptjobs.core.line_merging import three_way
+from promptjobs.core.line_merging import merged_texts
 from promptjobs.core.merging import MergeKey, choose_merge
 from promptjobs.core.prompt import PromptTemplate
 
@@ -81,8 +81,7 @@ class Crossover:
                 continue
             self._tried.add(key)
             base, ours, theirs = (texts_of(search.candidates[c].template) for c in (common, first, second))
-            merged = {name: three_way(base[name], ours[name], theirs[name]) for name in base}
-            found = {name: text for name, text in merged.items() if text is not None}
+            found = merged_texts(base, ours, theirs)
             if found:
                 return (
                     rewritten(search.candidates[first].template, found),

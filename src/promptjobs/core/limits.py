@@ -69,13 +69,14 @@ def iteration_rollouts(gepa: GepaConfig) -> int:
 
 
 def lane_count(gepa: GepaConfig, left: int) -> int:
-    """How many lanes go on at the same time: no more than leave each a row of proposals that build on each other.
+    """How many lanes go on after the drafts: no more than leave each a row of proposals that build on each other.
 
     left: rollouts of the search.
     """
     if gepa.acceptance == "full":
         return gepa.lanes
-    return max(1, min(gepa.lanes, round(left / USUAL_PROPOSAL / gepa.lane_depth)))
+    proposals = left / USUAL_PROPOSAL - draft_count(gepa, left)
+    return max(1, min(gepa.lanes, round(proposals / gepa.lane_depth)))
 
 
 def draft_count(gepa: GepaConfig, left: int) -> int:

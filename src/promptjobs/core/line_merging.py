@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
@@ -13,6 +13,10 @@ PUNCTUATION = re.compile(r"[\s.,;:!?\"'`*_()\[\]•·–—#’‘“”-]+")
 
 SIMILAR = 0.5
 """A line is another one reworded where they share at least this part of their words (Dice's coefficient)."""
+
+
+SAID = 0.6
+"""An added line says what another text says already where they share at least this part of their words."""
 
 
 def normalised(line: str) -> str:
@@ -66,6 +70,27 @@ def apply_additions(base: str, proposed: str) -> str:
         else:
             merged += _overlaid(old[i1:i2], new[j1:j2], rule, has_anchor=i1 > 0)
     return "\n".join(merged).rstrip("\n") + _line_end(base)
+
+
+def merged_texts(base: Mapping[str, str], best: Mapping[str, str], texts: Mapping[str, str]) -> dict[str, str]:
+    """What `texts` changed in `base`, merged into `best`: by name, the texts in which that brings something new."""
+    new = {name: novel(text, base[name], best[name]) for name, text in texts.items()}
+    merged = {name: three_way(base[name], best[name], text) for name, text in new.items()}
+    return {name: text for name, text in merged.items() if text is not None}
+
+
+def novel(text: str, base: str, best: str) -> str:
+    """Without the lines added to `base` that `best`, or `text` itself, says already, be it in other words."""
+    was = Counter(normalised(line) for line in _lines(base))
+    said = [set(normalised(line).split()) for line in _lines(best) if normalised(line)]
+    kept, held = list[str](), Counter[str]()
+    for line in text.split("\n"):
+        key = normalised(line)
+        held[key] += 1
+        is_added = bool(key) and held[key] > was[key]
+        if not is_added or (held[key] == 1 and not any(_dice(set(key.split()), other) >= SAID for other in said)):
+            kept.append(line)
+    return "\n".join(kept)
 
 
 @dataclass(frozen=True, slots=True)

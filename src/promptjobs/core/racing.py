@@ -17,7 +17,7 @@ from promptjobs.core.evaluations import Reservation
 from promptjobs.core.gepa_proposals import Proposal, rewritten
 from promptjobs.core.lanes import Lane
 from promptjobs.core.limits import FIRST, SECOND, evidence_size
-from promptjobs.core.line_merging import apply_additions, normalised, three_way
+from promptjobs.core.line_merging import apply_additions, merged_texts
 from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.result import Attempt
 from promptjobs.core.trial import Phase
@@ -32,9 +32,6 @@ COMMON_SHARE = 0.8
 
 FRESH = 4
 """After each rejection in a row so many more seeds of the second block are new to the best, which won on others."""
-
-SAID = 0.6
-"""A line says what another one says where they share at least this part of their words (Dice's coefficient)."""
 
 SHRINKAGE = 6
 """A measured difference over n seeds counts n / (n + this): the rest is taken for luck."""
@@ -343,24 +340,3 @@ class Race:
         shrunk = outcome.gain * outcome.seeds / (outcome.seeds + SHRINKAGE)
         estimate = min(1.0, max(0.0, search.archive.ranking[reference.candidate_id] + shrunk))
         yield from search.join(child, seeds, estimate)
-
-
-def merged_texts(base: Mapping[str, str], best: Mapping[str, str], texts: Mapping[str, str]) -> dict[str, str]:
-    """What `texts` changed in `base`, merged into `best`: the sections in which that brings something new."""
-    merged = {
-        name: three_way(base[name], best[name], novel(text, base[name], best[name])) for name, text in texts.items()
-    }
-    return {name: text for name, text in merged.items() if text is not None}
-
-
-def novel(text: str, base: str, best: str) -> str:
-    """Without the lines added to `base` that `best` says already, in other words."""
-    was = {normalised(line) for line in base.split("\n")}
-    said = [set(normalised(line).split()) for line in best.split("\n") if normalised(line)]
-
-    def is_said(line: str) -> bool:
-        words = set(normalised(line).split())
-        return any(2 * len(words & other) >= SAID * (len(words) + len(other)) for other in said)
-
-    kept = [line for line in text.split("\n") if not normalised(line) or normalised(line) in was or not is_said(line)]
-    return "\n".join(kept)
