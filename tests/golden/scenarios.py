@@ -55,6 +55,7 @@ class Scenario:
 
 
 FULL = {"gepa.acceptance": "full"}
+FOUR_LANES = {"gepa.lanes": 4, "gepa.lane_depth": 1}
 TRAIN = {"gepa.archive.pareto_source": "train"}
 VALIDATION = {"gepa.archive.pareto_source": "validation"}
 LARGE = {
@@ -70,17 +71,17 @@ SCENARIOS = (
     Scenario("four_lanes_train", {**FULL, **TRAIN, "gepa.lanes": 4}, order=2),
     Scenario("four_lanes_validation", {**FULL, **VALIDATION, "gepa.lanes": 4}, order=3),
     Scenario("race_one_lane_validation", {**VALIDATION, "gepa.lanes": 1, "gepa.rng_seed": 10}),
-    Scenario("race_four_lanes_fixed", {**LARGE, "gepa.lanes": 4, "gepa.turn_order": "fixed"}, budget=450),
+    Scenario("race_four_lanes_fixed", {**LARGE, **FOUR_LANES, "gepa.turn_order": "fixed"}, budget=450),
     Scenario("race_demonstrations", {**LARGE, "gepa.lanes": 1}, budget=250),
     Scenario(
         "race_merges",
-        {**LARGE, "gepa.lanes": 4, "gepa.rng_seed": 27, "gepa.max_demonstrations": 0},
+        {**LARGE, **FOUR_LANES, "gepa.rng_seed": 28, "gepa.max_demonstrations": 0},
         order=7,
         budget=520,
     ),
-    Scenario("probes", {**TRAIN, "gepa.lanes": 4}, has_prompt=False, order=4),
-    Scenario("deadline", {**LARGE, "gepa.lanes": 4}, order=5, stop_at=50, budget=600),
-    Scenario("failures", {**TRAIN, "gepa.lanes": 4}, order=6, failing=0.08, budget=110),
+    Scenario("probes", {**TRAIN, **FOUR_LANES}, has_prompt=False, order=4),
+    Scenario("deadline", {**LARGE, **FOUR_LANES}, order=5, stop_at=50, budget=600),
+    Scenario("failures", {**TRAIN, **FOUR_LANES}, order=6, failing=0.08, budget=110),
 )
 
 
