@@ -165,9 +165,7 @@ def reference(candidates: int) -> Marks:
 def report(here: Machine, candidates: int = CANDIDATES) -> None:
     """Print CPU milliseconds of an iteration for growing archives."""
     sizes = [size for size in (100, 250, 500, 750, 1_000) if size <= candidates]
-    print(
-        f"CPU ms of an iteration (median of {WINDOW}), {SEEDS} validation seeds, acceptance full: every proposal accepted; {here}"
-    )
+    print(f"CPU ms of an iteration (median of {WINDOW}), {SEEDS} validation seeds, full accepts every proposal; {here}")
     figures: dict[str, dict[int, float | None]] = {}
     searches = {"ours, race": partial(ours, acceptance="race"), "ours, full": ours, "gepa 0.1.4": reference}
     for name, measure in searches.items():
