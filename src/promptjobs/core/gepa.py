@@ -12,16 +12,16 @@ from typing import Any
 
 from promptjobs.core import gepa_events as events
 from promptjobs.core.archive import Archive, Candidate, FrontChange
-from promptjobs.core.asks import CandidateFact, Fact, Fork, ProgressFact, Recall, Step, Steps, digest
+from promptjobs.core.asks import Fact, Fork, ProgressFact, Recall, Step, Steps
 from promptjobs.core.config import JobConfig
 from promptjobs.core.crossover import Crossover
 from promptjobs.core.demonstrations import MARK, Ladder
 from promptjobs.core.evaluations import Evaluations, Reservation
 from promptjobs.core.gepa_closing import Closing
 from promptjobs.core.gepa_gate import Gate
+from promptjobs.core.gepa_opening import Opening
 from promptjobs.core.gepa_proposals import Proposals
 from promptjobs.core.gepa_rebuilding import rebuild
-from promptjobs.core.inference import infer_template
 from promptjobs.core.lanes import Cause, Lane
 from promptjobs.core.limits import (
     Budget,
@@ -29,20 +29,19 @@ from promptjobs.core.limits import (
     end_rollouts,
     lane_count,
     opening_seeds,
-    probe_seeds,
     total_budget,
 )
 from promptjobs.core.objectives import Objective, oriented_values
 from promptjobs.core.optimizer import Adopted
 from promptjobs.core.pools import AdaptivePool, FeedbackPool
-from promptjobs.core.prompt import PromptPattern, PromptTemplate
-from promptjobs.core.racing import COMMON_SHARE, Race
+from promptjobs.core.prompt import PromptTemplate
+from promptjobs.core.racing import Race
 from promptjobs.core.result import Attempt
 from promptjobs.core.screening import Screening
 from promptjobs.core.selection import draw_parent
 from promptjobs.core.stops import SearchState, StopReason, Stops
 from promptjobs.core.trial import Phase, Trial
-from promptjobs.errors import JobFailed, PromptError
+from promptjobs.errors import JobFailed
 
 FAILURES_IN_A_ROW = 5
 """Trials without any score after which the search gives up."""
@@ -118,7 +117,7 @@ class Gepa:
     def search(self, lane: Lane) -> Steps:
         yield Step(facts=[events.started(self.config, self.budget.total)])
         if self.base is None or self.base.candidate_id not in self.archive:
-            yield from self._baseline(lane)
+            yield from Opening(self).run(lane)
         lanes = lane_count(self.gepa, self.budget.left)
         self.drafts = draft_count(self.gepa, self.budget.left)
         if isinstance(self.acceptance, Race) and not self.accepted and self._may_go_on():
@@ -181,31 +180,7 @@ class Gepa:
     def found_evidence(self) -> None:
         self._perfect_in_a_row = 0
 
-    # --- the baseline ------------------------------------------------------------------------------------------------
-
-    def _baseline(self, lane: Lane) -> Steps:
-        template = self.config.template()
-        if template is None:
-            template = yield from self._probe(lane)
-        self.begin(template)
-        base_id = template.digest()
-        base = self.candidates.get(base_id) or Candidate(base_id, len(self.candidates), template, base_id)
-        facts = self._introduce(base)
-        self.base = base
-        seeds = opening_seeds(self.gepa)
-        reservation = self._reserve(len(seeds) * (1 + self.has_proxy))
-        facts.append(events.phase_changed(self.phase, Phase.OPTIMIZATION))
-        self.phase = Phase.OPTIMIZATION
-        trial: Screening = yield from self.screen(lane, base, seeds, reservation, facts)
-        reservation.release()
-        yield Step(facts=[events.baseline(base, trial.seeds, trial.scores, self.evaluations.stats.total_rollouts)])
-        if trial.score is None:
-            yield from self.fail("every rollout of the baseline failed", base, seeds)
-        scores = self.evaluations.scores(base.candidate_id, seeds)
-        if len(scores) < COMMON_SHARE * len(seeds):
-            yield from self.fail(f"{len(seeds) - len(scores)} rollouts of the baseline failed", base, seeds)
-        change = self.open_archive(base, scores)
-        yield Step(facts=[events.frontier_updated(self.archive, change), *self.progress()])
+    # --- the baseline -------------------------------------------------------------------------------------------------
 
     def begin(self, template: PromptTemplate) -> None:
         """The baseline is known: what may be changed in it, and whether examples can be told from its own text."""
@@ -238,30 +213,6 @@ class Gepa:
         others = [Objective(name) for name in self.gepa.objectives if name != "score"]
         known = self.evaluations.known[candidate.candidate_id]
         return oriented_values([(seed, known[seed]) for seed in seeds if seed in known], others) if others else {}
-
-    def _probe(self, lane: Lane) -> Steps:
-        """Some rollouts with the task app's own messages unchanged: their pattern is the baseline prompt."""
-        probe = Candidate(digest("probe").hex(), 0, None, None, operator="probe")
-        seeds = probe_seeds(self.config)
-        reservation = self._reserve(len(seeds))
-        trial = yield from self.score(lane, probe, seeds, Phase.BOOTSTRAP, reservation, self._introduce(probe))
-        if trial.score is None:
-            yield from self.fail("every rollout with the task app's own messages failed", probe, seeds)
-        answered = [self.evaluations.known[probe.candidate_id][seed] for seed in seeds]
-        bodies = yield Recall([answer.key for answer in answered if not answer.is_failure])
-        try:
-            template = infer_template([body.messages for body in bodies])
-            PromptPattern.of(template)
-        except PromptError as error:
-            raise JobFailed(f"the baseline prompt cannot be told from the task app's messages: {error}") from error
-        yield Step(facts=[events.pattern_found(template)])
-        return template
-
-    def _reserve(self, rollouts: int) -> Reservation:
-        reservation = Reservation.of(self.budget, rollouts)
-        if reservation is None:
-            raise JobFailed(f"the budget of {self.budget.total} rollouts does not hold the baseline")
-        return reservation
 
     def fail(self, what: str, candidate: Candidate, seeds: Sequence[int]) -> Steps:
         """Give up, naming the most frequent reason and one rollout's words."""
@@ -375,10 +326,6 @@ class Gepa:
             facts.append(events.generation_complete(self.generation, best, children, self._accepted_in_generation))
             self._accepted_in_generation = 0
         return [*facts, *self.progress()]
-
-    def _introduce(self, candidate: Candidate) -> list[Fact]:
-        self.candidates[candidate.candidate_id] = candidate
-        return [CandidateFact(candidate)]
 
     def progress(self) -> list[Fact]:
         data = self.progress_data()

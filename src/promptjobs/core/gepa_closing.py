@@ -8,13 +8,12 @@ from promptjobs.core.archive import Candidate, lineage
 from promptjobs.core.asks import Fact, Fork, ProgressFact, Step, Steps
 from promptjobs.core.evaluations import Reservation
 from promptjobs.core.lanes import Cause, Lane
+from promptjobs.core.limits import COMMON_SHARE
 from promptjobs.core.result import Attempt, Finalist, Measured, Member, OptimizationResult
 from promptjobs.core.trial import Phase
 
 if TYPE_CHECKING:
     from promptjobs.core.gepa import Gepa
-
-COMMON_SHARE = 0.8
 
 
 class Closing:

@@ -14,9 +14,9 @@ from promptjobs.core.demonstrations import FEWEST, with_examples
 from promptjobs.core.evaluations import Reservation
 from promptjobs.core.gepa_proposals import Proposal, rewritten
 from promptjobs.core.lanes import Lane
+from promptjobs.core.limits import COMMON_SHARE
 from promptjobs.core.merging import merge_subsample
 from promptjobs.core.pools import is_improved, validation_subsample
-from promptjobs.core.racing import COMMON_SHARE
 from promptjobs.core.result import Attempt
 from promptjobs.core.screening import Screening
 from promptjobs.core.trial import Phase, Trial

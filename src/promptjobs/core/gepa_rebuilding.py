@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from promptjobs.core.archive import Candidate
-from promptjobs.core.limits import FIRST, SECOND
+from promptjobs.core.limits import COMMON_SHARE, FIRST, SECOND
 from promptjobs.core.optimizer import Adopted
-from promptjobs.core.racing import COMMON_SHARE, SHRINKAGE
+from promptjobs.core.racing import SHRINKAGE
 from promptjobs.core.result import Attempt
 from promptjobs.core.trial import Phase
 

@@ -11,6 +11,9 @@ from promptjobs.errors import BudgetTooSmall
 FIRST, SECOND = 6, 14
 """Seeds of the two blocks of a duel in the race."""
 
+COMMON_SHARE = 0.8
+"""A comparison counts where at least this share of its seeds was answered for both sides."""
+
 EVIDENCE = {"LOW_CONTEXT": 0.5, "LOW": 1.5, "MEDIUM": 2.0, "HIGH": 3.0}
 """Examples of a reflection in the race by proposer_effort, as a multiple of the minibatch."""
 

@@ -16,7 +16,7 @@ from promptjobs.core.demonstrations import texts_of, with_examples
 from promptjobs.core.evaluations import Reservation
 from promptjobs.core.gepa_proposals import Proposal, rewritten
 from promptjobs.core.lanes import Lane
-from promptjobs.core.limits import FIRST, SECOND, evidence_size
+from promptjobs.core.limits import COMMON_SHARE, FIRST, SECOND, evidence_size
 from promptjobs.core.line_merging import apply_additions, merged_texts
 from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.result import Attempt
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 HOPELESS = -0.02
 """Who is this much worse after the first block is not given the second."""
-
-COMMON_SHARE = 0.8
 
 FRESH = 4
 """After each rejection in a row so many more seeds of the second block are new to the best, which won on others."""
