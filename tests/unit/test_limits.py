@@ -141,6 +141,12 @@ def test_a_race_needs_less_than_the_papers_search() -> None:
     assert full == 3 + 60 + (2 * 4 + 60) + 4 * 12
 
 
+def test_with_a_stand_in_the_baseline_is_measured_on_both_models() -> None:
+    alone = config(**RACE)
+    both = config(**RACE, proxy_models__lo_model="small")
+    assert needed(both) == needed(alone) + len(opening_seeds(alone.gepa))
+
+
 @BOTH
 def test_a_budget_that_just_holds_its_parts_is_accepted(mode: dict[str, str]) -> None:
     job = config(**mode, gepa__archive__pareto_set_size=12, gepa__rollout__minibatch_size=3)

@@ -102,7 +102,7 @@ def check_budget(config: JobConfig) -> None:
     gepa = config.gepa
     parts = {
         "probes of the task app's messages": len(probe_seeds(config)),
-        "baseline": len(opening_seeds(gepa)),
+        "baseline": len(opening_seeds(gepa)) * (1 + (gepa.proxy_models is not None)),
         "one iteration": iteration_rollouts(gepa),
         "validation at the end": end_rollouts(gepa),
     }
