@@ -26,7 +26,7 @@ LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --n
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev demo serve check format test test-slow bench nightly lock clean
+.PHONY: help install install-dev demo demo-mipro serve check format test test-slow bench nightly lock clean
 
 help:  ## List the targets
 	@echo 'Usage: make TARGET [ARGS="..."] [PYTHON=python3.12] [VENV=.venv]'
@@ -39,6 +39,9 @@ install-dev: $(DEV_STAMP)  ## Install the development tools as well, into the sa
 
 demo: install  ## Run a whole optimization on this machine: no key, no network, no database to set up
 	$(BIN)/promptjobs demo $(ARGS)
+
+demo-mipro: install  ## The same with MIPRO, for a program that calls its model twice
+	$(BIN)/promptjobs demo --algorithm mipro $(ARGS)
 
 serve: install  ## Start the service on this machine
 	$(BIN)/promptjobs serve $(ARGS)

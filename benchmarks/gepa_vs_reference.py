@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from common import Machine, machine, print_json
-from gepa_worlds import TASKS, Run, run_ours, run_reference, score, template_of
+from gepa_worlds import TASKS, score, template_of
+from gepa_worlds.driving import Run, run_ours
+from gepa_worlds.reference import run_reference
+from paired import Estimate, difference, listed, override
 
 METHODS = ("ours", "reference", "baseline", "handwritten")
 SEARCHES = ("ours", "reference")
@@ -105,24 +107,6 @@ def measured(jobs: Sequence[Job], processes: int) -> Iterator[Row]:
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean and the half-width of its 95 % interval by Student's t; None with fewer than two values."""
-
-    mean: float
-    half_width: float | None
-
-    @staticmethod
-    def of(values: Sequence[float]) -> "Estimate":
-        n = len(values)
-        if n < 2:
-            return Estimate(float(np.mean(values)), None)
-        return Estimate(float(np.mean(values)), float(stats.t.ppf(0.975, n - 1) * stats.sem(values)))
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f}" if self.half_width is None else f"{self.mean:.3f} ± {self.half_width:.3f}"
-
-
 COLUMNS = (
     "budget",
     "method",
@@ -147,24 +131,23 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
         yield "|" + "---|" * len(COLUMNS)
         keys = sorted((key for key in groups if key[0] == task), key=lambda key: (key[1], METHODS.index(key[2])))
         for _, budget, method in keys:
-            difference = paired(groups, task, budget) if method == "ours" else None
-            yield _line(budget, method, groups[(task, budget, method)], difference)
+            gain = paired(groups, task, budget) if method == "ours" else None
+            yield _line(budget, method, groups[(task, budget, method)], gain)
 
 
 def paired(groups: Mapping[tuple[str, int, str], Sequence[Row]], task: str, budget: int) -> Estimate | None:
     """Ours minus the reference, over the seeds that both have run."""
-    scores = [{row.seed: row.test for row in groups.get((task, budget, method), ())} for method in SEARCHES]
-    common = sorted(set(scores[0]) & set(scores[1]))
-    return Estimate.of([scores[0][seed] - scores[1][seed] for seed in common]) if common else None
+    ours, theirs = ({row.seed: row.test for row in groups.get((task, budget, method), ())} for method in SEARCHES)
+    return difference(ours, theirs)
 
 
-def _line(budget: int, method: str, rows: Sequence[Row], difference: Estimate | None) -> str:
+def _line(budget: int, method: str, rows: Sequence[Row], gain: Estimate | None) -> str:
     def mean(name: str, form: str) -> str:
         return format(float(np.mean([getattr(row, name) for row in rows])), form)
 
     claimed = [row.claimed for row in rows if row.claimed is not None]
     shown = [str(budget or ""), method, str(Estimate.of([row.test for row in rows]))]
-    shown.append("" if difference is None else f"{'+' if difference.mean >= 0 else ''}{difference}")
+    shown.append("" if gain is None else gain.signed)
     shown.append(f"{np.mean(claimed):.3f}" if claimed else "")
     if method in SEARCHES:
         shown += [
@@ -208,28 +191,6 @@ def compare(options: argparse.Namespace, here: Machine) -> None:
     for line in tables(rows):
         print(line)
     print_json("gepa_vs_reference", here, summary(rows))
-
-
-def override(text: str) -> tuple[str, Any]:
-    """path=value; the value as JSON where it can be read so, else as text."""
-    path, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"expected path=value, got {text!r}")
-    try:
-        return path, json.loads(value)
-    except ValueError:
-        return path, value
-
-
-def listed(choices: Sequence[str]) -> Any:
-    def read(text: str) -> list[str]:
-        names = [name for name in text.split(",") if name]
-        wrong = [name for name in names if name not in choices]
-        if wrong:
-            raise argparse.ArgumentTypeError(f"expected names of {', '.join(choices)}, got {', '.join(wrong)}")
-        return names
-
-    return read
 
 
 def main() -> None:

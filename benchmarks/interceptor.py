@@ -352,7 +352,7 @@ async def prepare(database_url: str) -> list[str]:
     database = Database.open(database_url)
     await migrate(database)
     connection = await database.connect()
-    config = {"policy": {"provider": "openai", "model": "gpt-4o-mini"}}
+    config = {"algorithm": "gepa", "policy": {"provider": "openai", "model": "gpt-4o-mini"}, "gepa": {}}
     await connection.execute(
         "INSERT INTO jobs(id, algorithm, status, config_sent, config, epoch, lease_until) "
         "VALUES ('pl_1', 'gepa', 'running', '{}', $1, 1, clock_timestamp() + interval '1 hour')",

@@ -7,11 +7,12 @@ first, so scores are those of real concurrency.
 import heapq
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from promptjobs.core.asks import (
+    DESCRIPTION,
     Answer,
     Ask,
     Body,
@@ -25,8 +26,8 @@ from promptjobs.core.asks import (
     RolloutBody,
 )
 from promptjobs.core.config import JobConfig, resolve
-from promptjobs.core.gepa import Gepa
 from promptjobs.core.lanes import Lanes, Outcome, distinct
+from promptjobs.core.optimizers import optimizer_of
 from promptjobs.core.prompt import PromptTemplate, full_text, render
 from promptjobs.core.trial import Phase
 
@@ -34,6 +35,9 @@ from .chance import share
 from .worlds import Task, messages_for, play, score, template_of
 
 ROLLOUT_SECONDS, REFLECTION_SECONDS, JITTER, SLOTS = 0.05, 1.0, 0.2, 64
+BOOTSTRAP = 20
+"""Training seeds of MIPRO's bootstrap; the others are its online pool."""
+
 USD_PER_MILLION = (0.1, 0.4)
 TOKENS_PER_WORD = 1.35
 
@@ -60,10 +64,12 @@ class Run:
     result: Any = field(default=None, repr=False)
 
 
-def job_config(task: Task, budget: int, seed: int, overrides: Mapping[str, Any] | None = None) -> JobConfig:
+def job_config(
+    task: Task, budget: int, seed: int, overrides: Mapping[str, Any] | None = None, algorithm: str = "gepa"
+) -> JobConfig:
     """The default config with the task's prompt and seeds. overrides: paths below `prompt_learning`."""
     config: dict[str, Any] = {
-        "algorithm": "gepa",
+        "algorithm": algorithm,
         "task_app_url": "http://127.0.0.1:8701",
         "policy": {"provider": "local", "model": "policy"},
         "initial_prompt": {
@@ -74,21 +80,39 @@ def job_config(task: Task, budget: int, seed: int, overrides: Mapping[str, Any] 
             "wildcards": {"input": "REQUIRED"},
         },
     }
-    paths = {
-        "gepa.evaluation.train_seeds": list(task.splits.train),
-        "gepa.evaluation.validation_seeds": list(task.splits.validation),
-        "gepa.rollout.budget": budget,
-        "gepa.rng_seed": seed,
-        "gepa.mutation.llm_model": "reflector",
-        **(overrides or {}),
-    }
-    for path, value in paths.items():
+    for path, value in {**PATHS[algorithm](task, budget, seed), **(overrides or {})}.items():
         *tables, last = path.split(".")
         target = config
         for table in tables:
             target = target.setdefault(table, {})
         target[last] = value
-    return resolve("gepa", {"prompt_learning": config}, {}).config
+    return resolve(algorithm, {"prompt_learning": config}, {}).config
+
+
+def _gepa_paths(task: Task, budget: int, seed: int) -> dict[str, Any]:
+    return {
+        "gepa.evaluation.train_seeds": list(task.splits.train),
+        "gepa.evaluation.validation_seeds": list(task.splits.validation),
+        "gepa.rollout.budget": budget,
+        "gepa.rng_seed": seed,
+        "gepa.mutation.llm_model": "reflector",
+    }
+
+
+def _mipro_paths(task: Task, budget: int, seed: int) -> dict[str, Any]:
+    return {
+        "bootstrap_train_seeds": list(task.splits.train[:BOOTSTRAP]),
+        "online_pool": list(task.splits.train[BOOTSTRAP:]),
+        "val_seeds": list(task.splits.validation),
+        "mipro.rollout_budget": budget,
+        "mipro.rng_seed": seed,
+        "mipro.meta_model": "reflector",
+        "mipro.meta_model_provider": "local",
+    }
+
+
+PATHS: Mapping[str, Callable[[Task, int, int], dict[str, Any]]] = {"gepa": _gepa_paths, "mipro": _mipro_paths}
+"""How each algorithm is told of a task's seeds, the budget and the seed of the search."""
 
 
 def run_ours(
@@ -98,10 +122,11 @@ def run_ours(
     overrides: Mapping[str, Any] | None = None,
     lanes: int | None = None,
     slots: int = SLOTS,
+    algorithm: str = "gepa",
 ) -> Run:
     """One run of the service's search; deterministic. lanes: shorthand for the override of `gepa.lanes`."""
     changes = dict(overrides or {}) | ({} if lanes is None else {"gepa.lanes": lanes})
-    config = job_config(task, budget, seed, changes)
+    config = job_config(task, budget, seed, changes, algorithm)
     started = time.process_time()
     drive = Drive(task, config, seed, slots)
     result = drive.run()
@@ -130,8 +155,9 @@ class Drive:
     def __init__(self, task: Task, config: JobConfig, salt: int = 0, slots: int = SLOTS) -> None:
         self.task = task
         self.salt = salt
-        self.lanes = Lanes(Gepa(config), config.gepa.rng_seed)
-        self.is_fixed = config.gepa.turn_order == "fixed"
+        self.optimizer = optimizer_of(config)
+        self.lanes = Lanes(self.optimizer, config.search.rng_seed)
+        self.is_fixed = config.search.turn_order == "fixed"
         self.now = 0.0
         self.rollouts = 0
         self.completions = 0
@@ -194,8 +220,9 @@ class Drive:
             self._waiting.append(ask)
             self._fill_slots()
         else:
-            self.completions += 1
-            self._start(ask, REFLECTION_SECONDS)
+            is_model = ask.purpose != DESCRIPTION
+            self.completions += is_model
+            self._start(ask, REFLECTION_SECONDS if is_model else 0.0)
 
     def _fill_slots(self) -> None:
         while self._waiting and self._free:
@@ -234,6 +261,9 @@ class Drive:
 
 
 def completed(task: Task, ask: Completion, salt: int) -> tuple[Answer, Body]:
+    """By the reflection model; the description of the task is the task's own."""
+    if ask.purpose == DESCRIPTION:
+        return Answer(ask.key), CompletionBody(task.description, "stop")
     shown = [(message.role, message.content) for message in ask.messages]
     text = task.reflect(shown, ask.model.temperature, ask.draw, salt)
     prompt, completion, cost = _usage([content for _, content in shown], text)

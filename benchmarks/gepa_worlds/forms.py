@@ -56,6 +56,7 @@ class FormTask:
     table: tuple[Convention, ...]
     scene: Scene
     knowledge: Knowledge
+    description: str
     baseline: str
     handwritten: str
     request: str
@@ -155,6 +156,7 @@ def load(name: str, file: str, *, is_binary: bool = False, noise: float = 0.0, s
         ),
         scene=Scene(**read["scene"]),
         knowledge=Knowledge(lexicon, sense, habits, read["marker"], noise, slips),
+        description=read["description"],
         baseline=read["baseline"],
         handwritten=read["handwritten"],
         request=read["request"],

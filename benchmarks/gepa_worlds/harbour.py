@@ -76,6 +76,7 @@ class LabelTask:
     """A task of worlds.Task."""
 
     name: str = "labels"
+    description: str = "Radio calls to a harbour office are sorted under twelve labels, each of them a desk's name."
     baseline: str = "Sort the radio call. Answer with the label only."
     splits: Splits = SPLITS
     samples: bool = False

@@ -20,6 +20,7 @@ _ADDITIONS = re.compile(
     r"\bdo not repeat\b[^.\n]{0,40}\b(?:text|lines?|rules?|instructions?)\b"
 )
 _OPERATIONS = re.compile(r"(?i)\b(?:operations?|edits?|changes|diff|patch)\b")
+_PROPOSALS = re.compile(r"\"type\".*\"follow\".*\"find\"", re.DOTALL)
 _TICKS = re.compile(r"`{3,}")
 _TAG = re.compile(r"(?i)(?:inside|within|between|in|using|enclosed in)\s+(?:the\s+)?(?:tags?\s+)?`?<(\w+)>")
 _OPENINGS = ("", "", "Here is what I suggest:\n\n", "The feedback points to gaps, so I would write:\n\n")
@@ -37,9 +38,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How to reply. names: the words that stand for the three kinds. keys: of a JSON operation, by what they hold.
+    """How to reply. keys: of a JSON operation, by what they hold.
 
-    shapes: example lines of the operations, where they are written one to a line.
+    names: the words that stand for the kinds of change, of which a form may have two. shapes: example lines of the
+    operations, where they are written one to a line.
     """
 
     kind: Kind
@@ -60,6 +62,9 @@ def form_of(asked: str, is_numbered: bool) -> Form:
     tag = _TAG.search(asked)
     named = {kind: re.search(rf"(?i)\b(?:{words})\b", asked) for kind, words in _words().items()}
     base = {"ticks": ticks, "tag": tag[1] if tag else ""}
+    if _PROPOSALS.search(asked):
+        keys = (("kind", "type"), ("line", "find"), ("text", "text"))
+        return Form("operations", **base, is_json=True, keys=keys, names=(("add", "follow"), ("replace", "replace")))
     if all(named.values()) and _OPERATIONS.search(asked):
         is_json = bool(re.search(r"(?i)\bjson\b", asked))
         return Form(
@@ -136,6 +141,8 @@ def _as_json(form: Form, changes: Sequence[Change]) -> str:
     keys, names = dict(form.keys), dict(form.names)
     operations = []
     for change in changes:
+        if change.kind not in names:
+            continue
         operation: dict[str, object] = {keys["kind"]: names[change.kind]}
         if change.kind != "add":
             operation[keys["line"]] = change.number if form.is_numbered else change.line

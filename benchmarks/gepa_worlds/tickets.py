@@ -25,6 +25,9 @@ class TicketTask:
     """A task of worlds.Task."""
 
     name: str = "demo"
+    description: str = (
+        "Messages of a bank's customers are sorted under the labels of a list. The house has rules for them."
+    )
     baseline: str = BASELINE_SYSTEM
     user_pattern: str = USER_PATTERN.replace("{message}", "{input}")
     samples: bool = False

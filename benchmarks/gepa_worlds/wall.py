@@ -16,9 +16,9 @@ from gepa.strategies.proposal_sampling import PxNSampling
 
 from common import Machine, machine, postgres_server, postgres_version, print_json, print_table, schema
 from journal_load import claimed, writer_of
-from promptjobs.core.asks import Ask, CandidateFact, Completion, Fact
+from promptjobs.core.asks import DESCRIPTION, Ask, CandidateFact, Completion, Fact
 from promptjobs.core.config import JobConfig
-from promptjobs.core.gepa import Gepa
+from promptjobs.core.optimizers import optimizer_of
 from promptjobs.core.prompt import PromptTemplate
 from promptjobs.db.journal import AnswerRecord, TokenRecord, body_text
 from promptjobs.db.session import Database
@@ -46,9 +46,10 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 class SleepingWorld:
     """The task, whose answers take as long as those of a model."""
 
-    def __init__(self, task: Task, salt: int) -> None:
+    def __init__(self, task: Task, salt: int, reflection_seconds: float = REFLECTION_SECONDS) -> None:
         self.task = task
         self.salt = salt
+        self.reflection_seconds = reflection_seconds
         self.rollouts = 0
         self.completions = 0
         self._templates: dict[str, PromptTemplate] = {}
@@ -63,9 +64,10 @@ class SleepingWorld:
 
     async def answer(self, ask: Ask) -> AnswerRecord:
         if isinstance(ask, Completion):
-            self.completions += 1
-            await asyncio.sleep(REFLECTION_SECONDS)
             answer, body = completed(self.task, ask, self.salt)
+            if ask.purpose != DESCRIPTION:
+                self.completions += 1
+                await asyncio.sleep(self.reflection_seconds)
             return AnswerRecord(ask, answer, body_text(body), finish_reason="stop")
         self.rollouts += 1
         await asyncio.sleep(ROLLOUT_SECONDS)
@@ -73,17 +75,17 @@ class SleepingWorld:
         return AnswerRecord(ask, answer, body_text(body))
 
 
-async def ours(database: Database, task: Task, config: JobConfig, seed: int) -> dict[str, float]:
-    claim, world = await claimed(database), SleepingWorld(task, seed)
+async def ours(database: Database, config: JobConfig, world: SleepingWorld, slots: int = SLOTS) -> dict[str, float]:
+    claim, task = await claimed(database), world.task
     run = JobRun(
         job_id=claim.job_id,
         connect=database.connect,
         make_writer=lambda next_n: writer_of(database, claim, next_n),
         world=world,
-        make_optimizer=lambda: Gepa(config),
-        rng_seed=config.gepa.rng_seed,
-        turn_order=config.gepa.turn_order,
-        slots=SLOTS,
+        make_optimizer=lambda: optimizer_of(config),
+        rng_seed=config.search.rng_seed,
+        turn_order=config.search.turn_order,
+        slots=slots,
     )
     started, cpu = time.perf_counter(), time.process_time()
     result = await run.run()
@@ -158,7 +160,7 @@ def report_wall(overrides: Mapping[str, Any], seed: int = 0) -> None:
             async with schema(server.url) as database:
                 for name, changes in SETTINGS.items():
                     config = job_config(task, BUDGET, seed, {**STOPS, **overrides, **changes})
-                    figures[name] = await ours(database, task, config, seed)
+                    figures[name] = await ours(database, config, SleepingWorld(task, seed))
                 return machine(await postgres_version(database))
 
         here = uvloop.run(all_of_ours())

@@ -41,11 +41,14 @@ class Played:
 class Task(Protocol):
     """Pure: the same arguments give the same texts. baseline, handwritten: system texts, weak and good.
 
-    user_pattern: the user message with the placeholder {input}. samples: whether draws differ.
+    description: what a task app would say of it. user_pattern: the user message with the placeholder {input}.
+    samples: whether draws differ.
     """
 
     @property
     def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
     @property
     def baseline(self) -> str: ...
     @property

@@ -37,6 +37,12 @@ class InvalidConfig(InvalidRequest):
     code = "invalid_config"
 
 
+class MiproConfigurationError(InvalidConfig):
+    """The config of a MIPRO job has a wrong value, or lacks one."""
+
+    code = "mipro_configuration_error"
+
+
 class NotYetSupported(InvalidRequest):
     """A known field or algorithm that this version does not carry out; it is refused rather than ignored."""
 
@@ -48,12 +54,22 @@ class BudgetTooSmall(InvalidRequest):
 
     code = "budget_too_small"
 
-    def __init__(self, budget: int, needed: int, parts: dict[str, int]) -> None:
+    def __init__(self, budget: int, needed: int, parts: dict[str, int], field: str = "gepa.rollout.budget") -> None:
         listed = ", ".join(f"{name} {count}" for name, count in parts.items())
-        super().__init__(
-            f"the rollout budget is {budget}, and at least {needed} are needed ({listed})", "gepa.rollout.budget"
-        )
+        super().__init__(f"the rollout budget is {budget}, and at least {needed} are needed ({listed})", field)
         self.budget, self.needed, self.parts = budget, needed, parts
+
+
+class BudgetExceededError(InvalidRequest):
+    """The limit on tokens cannot hold even the baseline's rollouts: `limit` and `needed` are tokens."""
+
+    code = "budget_exceeded_error"
+
+    def __init__(self, limit: int, needed: int, field: str) -> None:
+        super().__init__(
+            f"is {limit}, and the baseline prompt alone needs {needed} tokens on the bootstrap seeds", field
+        )
+        self.limit, self.needed = limit, needed
 
 
 class MalformedJson(PromptjobsError):
@@ -144,6 +160,20 @@ class TransformNotApplied(PromptError):
     code = "transform_not_applied"
 
 
+class TransformApplicationError(PromptError):
+    """A transform of an instruction does not apply to the prompt; `index` is its place among those to be applied.
+
+    reason: a short name of why. module: whose messages it was meant for, "" where the prompt is not divided.
+    """
+
+    code = "transform_application_error"
+
+    def __init__(self, index: int, reason: str, detail: str, module: str = "") -> None:
+        place = f" to module {module!r}" if module else ""
+        super().__init__(f"transform {index} does not apply{place}: {reason}: {detail}")
+        self.index, self.reason, self.detail, self.module = index, reason, detail, module
+
+
 # --- the world: task apps, providers -----------------------------------------------------------------------------
 
 
@@ -176,6 +206,16 @@ class TaskAppUnreachable(WorldError):
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(f"the task app at {url} cannot be used: {cause}")
         self.url, self.cause = url, cause
+
+
+class TaskAppHealthCheckFailed(TaskAppUnreachable):
+    """The task app was not there, or not healthy, when the job started. A job's error is text: the code is in it."""
+
+    code = "task_app_health_check_failed"
+
+    def __init__(self, url: str, cause: str) -> None:
+        super().__init__(url, cause)
+        self.args = (f"{self.code}: {self}",)
 
 
 class ProviderError(WorldError):

@@ -106,7 +106,7 @@ async def assert_whole(api: Api, database: Database, job_id: str) -> Json:
     assert job["status"] == "succeeded", job["error"]
     events = await api.events(job_id)
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
-    ends = [event["seq"] for event in events if event["type"] == "prompt.learning.gepa.complete"]
+    ends = [event["seq"] for event in events if event["type"] == f"prompt.learning.{job['algorithm']}.complete"]
     assert ends == [len(events)]
     async with connected(database) as connection:
         rows = await connection.fetch("SELECT * FROM rollouts WHERE job_id = $1", job_id)

@@ -63,7 +63,7 @@ async def test_the_papers_search_needs_a_whole_front_in_each_iteration(api: Api)
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "code"), [("gradient_descent", "invalid_config"), ("mipro", "not_yet_supported")]
+    ("algorithm", "code"), [("gradient_descent", "invalid_config"), ("staged", "not_yet_supported")]
 )
 async def test_an_unknown_algorithm_is_refused_by_name(api: Api, algorithm: str, code: str):
     response = await api.http.post(JOBS, json={"algorithm": algorithm, "config_body": config(NOWHERE)})

@@ -21,7 +21,7 @@ from promptjobs.core.asks import (
     RolloutBody,
     Tier,
 )
-from promptjobs.core.config import JobConfig, resolve
+from promptjobs.core.config import GepaJobConfig, resolve
 from promptjobs.core.gepa import Gepa
 from promptjobs.core.prompt import Message
 from promptjobs.core.result import OptimizationResult
@@ -226,7 +226,7 @@ def going_on(shown: Shown) -> str:
 # --- jobs ------------------------------------------------------------------------------------------------------------
 
 
-def small_job(**changes: Any) -> JobConfig:
+def small_job(**changes: Any) -> GepaJobConfig:
     """8 train seeds for the front, 12 for feedback, one lane, few drafts; names like population__x, below `gepa`."""
     values = {
         "initial_prompt": PROMPT,
@@ -251,7 +251,7 @@ def small_job(**changes: Any) -> JobConfig:
 class Ran:
     """One search that has ended."""
 
-    config: JobConfig
+    config: GepaJobConfig
     world: LinesWorld
     pure: Pure
     result: OptimizationResult
@@ -288,6 +288,6 @@ class Ran:
         return [ask.key for ask in self.pure.calls]
 
 
-def ran(config: JobConfig, world: LinesWorld) -> Ran:
+def ran(config: GepaJobConfig, world: LinesWorld) -> Ran:
     pure = Pure(lambda: Gepa(config), world, config.gepa.rng_seed, config.gepa.turn_order)
     return Ran(config, world, pure, pure.run())

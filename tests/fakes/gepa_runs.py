@@ -22,7 +22,7 @@ from promptjobs.core.asks import (
     FailureReason,
     RolloutBody,
 )
-from promptjobs.core.config import JobConfig, resolve
+from promptjobs.core.config import GepaJobConfig, resolve
 from promptjobs.core.gepa import Gepa
 from promptjobs.core.limits import check_budget
 from promptjobs.core.prompt import Message
@@ -171,7 +171,7 @@ RULE_PROMPT = {
 }
 
 
-def job(**changes: Any) -> JobConfig:
+def job(**changes: Any) -> GepaJobConfig:
     """A front of 8 train seeds, 12 for feedback, validation and a test at the end; names like population__x."""
     paths = {
         "evaluation__train_seeds": TRAIN,
@@ -191,7 +191,7 @@ def job(**changes: Any) -> JobConfig:
     return resolve("gepa", config, {}).config
 
 
-def rule_job(**changes: Any) -> JobConfig:
+def rule_job(**changes: Any) -> GepaJobConfig:
     """A job for a RuleWorld: a front of 20 seeds, 40 for feedback, no validation and no test."""
     settings = {
         "prompt": RULE_PROMPT,
@@ -206,7 +206,7 @@ def rule_job(**changes: Any) -> JobConfig:
     return job(**{**settings, **changes})
 
 
-def least_budget(config: JobConfig) -> int:
+def least_budget(config: GepaJobConfig) -> int:
     try:
         check_budget(config.model_copy(update={"gepa": config.gepa.model_copy(update={"rollout_budget": 1})}))
     except BudgetTooSmall as error:
@@ -215,7 +215,7 @@ def least_budget(config: JobConfig) -> int:
 
 
 @st.composite
-def jobs(draw: st.DrawFn, acceptance: str) -> JobConfig:
+def jobs(draw: st.DrawFn, acceptance: str) -> GepaJobConfig:
     """Any job that is accepted, with anything from the least budget to some iterations more."""
     train = draw(st.integers(4, 24))
     config = job(
@@ -254,7 +254,7 @@ def noisy(failing: float = 0.0) -> Callable[[float, int, int], float | FailureRe
     return score
 
 
-def pure(config: JobConfig, world: World | None = None, arrival_seed: int = 0) -> Pure:
+def pure(config: GepaJobConfig, world: World | None = None, arrival_seed: int = 0) -> Pure:
     gepa = config.gepa
     return Pure(lambda: Gepa(config), world or QualityWorld(), gepa.rng_seed, gepa.turn_order, arrival_seed)
 
@@ -276,7 +276,7 @@ def best_quality(result: OptimizationResult) -> float:
 # --- what holds for every run ----------------------------------------------------------------------------------------
 
 
-def check_facts(run: Pure, config: JobConfig) -> None:
+def check_facts(run: Pure, config: GepaJobConfig) -> None:
     """What holds for every run: spending, trials, progress, events."""
     total = config.gepa.rollout_budget
     assert run.spent <= total

@@ -222,7 +222,8 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 async def make_job(connection: asyncpg.Connection, job_id: str = "pl_1", **policy: Any) -> None:
     """A running job: candidates `baseline`, `candidate`, and `probe`, which has no prompt."""
-    config = {"policy": {"provider": "openai", "model": "gpt-4o-mini", "temperature": 0.25, **policy}}
+    job_policy = {"provider": "openai", "model": "gpt-4o-mini", "temperature": 0.25, **policy}
+    config = {"algorithm": "gepa", "policy": job_policy, "gepa": {"modules": []}}
     await connection.execute(
         "INSERT INTO jobs(id, algorithm, status, config_sent, config, epoch, lease_until) "
         "VALUES ($1, 'gepa', 'running', '{}', $2, 1, clock_timestamp() + interval '1 hour')",

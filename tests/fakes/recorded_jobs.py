@@ -22,7 +22,7 @@ from promptjobs.core.asks import (
     TrialFact,
 )
 from promptjobs.core.lanes import Cause
-from promptjobs.core.limits import check_budget
+from promptjobs.core.optimizers import check_budget
 from promptjobs.core.prompt import Message, PromptTemplate, Section
 from promptjobs.core.trial import Phase, Trial
 from promptjobs.db import events

@@ -68,3 +68,25 @@ def job(**changes: Any) -> dict[str, Any]:
         "created_at": "2026-05-04T09:30:00+00:00",
     }
     return whole | changes
+
+
+MODULES = [
+    {"module_id": "plan", "messages": [{"role": "system", "content": "Make a plan."}, *MESSAGES[1:]]},
+    {"module_id": "solve", "messages": [{"role": "system", "content": "Solve it."}, *MESSAGES[1:]]},
+]
+
+
+def mipro_job(**changes: Any) -> dict[str, Any]:
+    """Of a program of two stages; its snapshot has what a search among configurations adds."""
+    parts = {
+        "plan": {"module_id": "m", "instruction_ids": [3, 7], "instruction_text": "…", "demo_indices": [1]},
+        "solve": {"module_id": "m", "instruction_ids": [], "instruction_text": "", "demo_indices": []},
+    }
+    snapshot = job()["best_snapshot"] | {
+        "modules": MODULES,
+        "best_candidate": {"trial_num": 9, "stage_payloads": parts},
+        "bootstrap": {"baseline_score": 0.25, "few_shot_examples": {"plan": [{"seed": 4}, {"seed": 8}], "solve": []}},
+        "instruction_bank": [{}] * 12,
+        "total_trials": 30,
+    }
+    return job(algorithm="mipro", best_snapshot=snapshot, **changes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptjobs.core.asks import Answer, Ask, Completion, CompletionBody, FailureReason, Key, Rollout, RolloutBody
-from promptjobs.core.config import JobConfig, resolve
+from promptjobs.core.config import GepaJobConfig, resolve
 from promptjobs.core.prompt import Message
 from promptjobs.core.trial import Phase
 from promptjobs.db.journal import AnswerRecord, body_text
@@ -48,7 +48,7 @@ class Scenario:
     failing: float = 0.0
     budget: int = 90
 
-    def config(self) -> JobConfig:
+    def config(self) -> GepaJobConfig:
         prompt = {"initial_prompt": PROMPT} if self.has_prompt else {}
         changes = {**SIZES, **prompt, "gepa.rollout.budget": self.budget, **self.changes}
         return resolve("gepa", body(changes), None).config

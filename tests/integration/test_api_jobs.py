@@ -12,10 +12,11 @@ from starlette.types import Receive, Scope, Send
 from promptjobs.api.app import JOBS_PATH, create_app
 from promptjobs.api.schemas import EXAMPLE_JOB, ConfigObject, JobObject, Problem
 from promptjobs.clients.providers import Providers
-from promptjobs.core.config import JobConfig
+from promptjobs.core.config import GepaJobConfig, MiproJobConfig
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import writing
 from promptjobs.jobs.service import JobService
+from tests.fakes.config_bodies import PROMPT, mipro_body
 from tests.fakes.recorded_jobs import (
     BUDGET,
     PAYLOAD,
@@ -38,6 +39,12 @@ async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         yield client
+
+
+STAGES = [
+    {"stage_id": "one", "baseline_instruction": "Do one.", "policy": {"provider": "openai", "model": "gpt-4o"}},
+    {"stage_id": "two", "baseline_instruction": "Do two."},
+]
 
 
 async def post(client: httpx.AsyncClient, body: str | bytes, content_type: str = "application/json") -> httpx.Response:
@@ -87,7 +94,7 @@ async def test_the_config_is_shown_as_sent_and_as_it_runs(client: httpx.AsyncCli
     job = (await client.post(JOBS_PATH, json=post_body())).json()
     answer = await client.get(f"{JOBS_PATH}/{job['id']}/config")
     shown = ConfigObject.model_validate_json(answer.content)
-    assert JobConfig.model_validate(shown.resolved).policy.temperature == 0.5
+    assert GepaJobConfig.model_validate(shown.resolved).policy.temperature == 0.5
     assert shown.sent["overrides"]["prompt_learning.policy.temperature"] == 0.5
     assert shown.sent["config_body"]["task_app_api_key"] == "[redacted]"
 
@@ -96,7 +103,8 @@ async def test_the_config_is_shown_as_sent_and_as_it_runs(client: httpx.AsyncCli
     ("changes", "status", "code", "named"),
     [
         ({"algorithm": "annealing"}, 422, "invalid_config", "algorithm"),
-        ({"algorithm": "mipro"}, 422, "not_yet_supported", "algorithm"),
+        ({"algorithm": "staged"}, 422, "not_yet_supported", "algorithm"),
+        ({"algorithm": "mipro"}, 422, "mipro_configuration_error", "algorithm"),
         ({"algorithm": None}, 422, "invalid_request", "algorithm"),
         ({"config_body": []}, 422, "invalid_request", "config_body"),
         ({"config_name": "mine"}, 422, "not_yet_supported", "config_name"),
@@ -118,6 +126,40 @@ async def test_what_cannot_run_is_refused_by_name(
     assert (answer.status_code, refused.status, refused.code) == (status, status, code)
     assert named in refused.detail
     assert (await client.get(JOBS_PATH)).json() == []
+
+
+async def test_a_mipro_job_is_created_and_shows_what_will_run(client: httpx.AsyncClient) -> None:
+    sent = {"algorithm": "mipro", "config_body": mipro_body({"mipro.batch_size": 8})}
+    answer = await client.post(JOBS_PATH, json=sent)
+    job = JobObject.model_validate_json(answer.content)
+    assert (answer.status_code, job.status, job.algorithm) == (200, "queued", "mipro")
+    assert [warning[:25] for warning in job.warnings] == ["a minibatch of 8 seeds sa"]
+    shown = ConfigObject.model_validate_json((await client.get(f"{JOBS_PATH}/{job.id}/config")).content)
+    config = MiproJobConfig.model_validate(shown.resolved)
+    assert (config.mipro.batch_size, config.mipro.rollout_budget) == (8, job.rollout_budget)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "facts"),
+    [
+        ({"mipro.batch_size": 0}, "mipro_configuration_error", {"field": "prompt_learning.mipro.batch_size"}),
+        ({"mipro.rollout_budget": 3}, "budget_too_small", {"budget": 3, "field": "mipro.rollout_budget"}),
+        (
+            {"mipro.max_token_limit": 9, "initial_prompt": PROMPT},
+            "budget_exceeded_error",
+            {"limit": 9, "field": "mipro.max_token_limit"},
+        ),
+        ({"mipro.meta": {"provider": "openai", "model": "gpt-4o"}}, "provider_not_configured", {}),
+        ({"mipro.stages": STAGES}, "provider_not_configured", {}),
+    ],
+)
+async def test_a_mipro_job_that_cannot_run_is_refused_by_name(
+    client: httpx.AsyncClient, changes: dict[str, Any], code: str, facts: dict[str, Any]
+) -> None:
+    answer = await client.post(JOBS_PATH, json={"algorithm": "mipro", "config_body": mipro_body(changes)})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (422, code)
+    assert {name: problem[name] for name in facts} == facts
 
 
 async def test_a_budget_problem_carries_its_numbers(client: httpx.AsyncClient) -> None:

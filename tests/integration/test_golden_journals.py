@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from promptjobs.core.asks import Ask, Fact, Rollout, Steps
-from promptjobs.core.config import JobConfig
+from promptjobs.core.config import GepaJobConfig
 from promptjobs.core.gepa import Gepa
 from promptjobs.core.lanes import Lane
 from promptjobs.core.result import OptimizationResult
@@ -79,7 +79,7 @@ async def store(database: Database, golden: dict[str, Any]) -> str:
     return job_id
 
 
-async def run(database: Database, job_id: str, search: type[Gepa], config: JobConfig, world: NoWorld) -> Any:
+async def run(database: Database, job_id: str, search: type[Gepa], config: GepaJobConfig, world: NoWorld) -> Any:
     gepa = config.gepa
     job = Journaled(database, job_id, lambda: search(config), gepa.turn_order, rng_seed=gepa.rng_seed)
     return await job.run(world)
@@ -100,7 +100,7 @@ async def test_recorded_decisions_are_taken_again(database: Database, name: str)
     golden = load(name)
     if golden["search_version"] != Gepa.search_version:
         pytest.fail(f"{name} was recorded by another version of the search: run `python -m tests.golden.record`")
-    config = JobConfig.model_validate(golden["config"])
+    config = GepaJobConfig.model_validate(golden["config"])
     job_id = await store(database, golden)
     result: OptimizationResult | None = None
     try:
@@ -144,7 +144,7 @@ class Changed(Gepa):
 async def test_an_undeclared_change_is_noticed(database: Database) -> None:
     golden = load("four_lanes_train")
     job_id = await store(database, golden)
-    await run(database, job_id, Changed, JobConfig.model_validate(golden["config"]), GoldenWorld())
+    await run(database, job_id, Changed, GepaJobConfig.model_validate(golden["config"]), GoldenWorld())
     [(level, data)] = await changes_of(database, job_id)
     assert level == "error"
     assert data["turn"] < len(golden["turns"])

@@ -23,12 +23,13 @@ async def world(database: Database) -> AsyncIterator[World]:
             "UPDATE jobs SET config = (config::jsonb || $1::jsonb)::text",
             orjson.dumps(
                 {
+                    "algorithm": "gepa",
                     "gepa": {
                         "modules": [
                             {"module_id": "plan", "allowed_tools": ["lookup"]},
                             {"module_id": "solve", "allowed_tools": []},
                         ]
-                    }
+                    },
                 }
             ).decode(),
         )

@@ -13,6 +13,7 @@ from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.trial import Phase
 from promptjobs.db.session import Database
 from promptjobs.errors import TokenRevoked
+from promptjobs.interceptor.terms import Policy, Terms
 from tests.fakes.interceptor_world import BASELINE, CANDIDATE, MESSAGES, REWRITTEN, Token, World, running_world
 
 
@@ -121,7 +122,7 @@ def admit(world: World, token: Token, candidate: Candidate, baseline: PromptTemp
         phase=Phase.OPTIMIZATION,
         attempt=1,
         epoch=1,
-        policy=PolicyConfig(provider="openai", model="gpt-4o-mini"),
+        terms=Terms(Policy.of(PolicyConfig(provider="openai", model="gpt-4o-mini"))),
         seconds_left=100.0,
     )
 

@@ -16,6 +16,7 @@ from promptjobs.errors import (
     InvalidScore,
     TargetNotAllowed,
     TaskAppFailed,
+    TaskAppHealthCheckFailed,
     TaskAppUnreachable,
     Unreachable,
 )
@@ -143,9 +144,11 @@ async def test_an_unknown_dialect_is_an_error_where_none_is_given(task_info):
 
 async def test_an_app_that_is_down_is_unreachable_with_its_cause():
     async with Outgoing(allow_loopback=True) as outgoing:
-        with pytest.raises(TaskAppUnreachable, match=r"http://127.0.0.1:1 .*refused") as failed:
+        with pytest.raises(TaskAppHealthCheckFailed, match=r"http://127.0.0.1:1 .*refused") as failed:
             await TaskApp(outgoing, "http://127.0.0.1:1", None, None).check()
-    assert isinstance(failed.value.__cause__, Unreachable)
+    assert (failed.value.code, failed.value.url) == ("task_app_health_check_failed", "http://127.0.0.1:1")
+    assert isinstance(failed.value.__cause__, TaskAppUnreachable)
+    assert isinstance(failed.value.__cause__.__cause__, Unreachable)
 
 
 async def test_an_app_on_loopback_is_refused_unless_allowed():

@@ -18,7 +18,7 @@ from promptjobs.clients.providers import Providers
 from promptjobs.clients.task_app import Dialect, TaskApp
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import CandidateFact, Completion, FailureReason, MetaModel, Rollout, RolloutBody, Tier
-from promptjobs.core.config import JobConfig, resolve
+from promptjobs.core.config import GepaJobConfig, resolve
 from promptjobs.core.config_sections import ProxyModelsConfig, VerifierConfig
 from promptjobs.core.policies import policy_digest
 from promptjobs.core.prompt import Message
@@ -59,7 +59,7 @@ JUDGE = VerifierConfig(
 )  # fmt: skip
 
 
-def config(**changes: Any) -> JobConfig:
+def config(**changes: Any) -> GepaJobConfig:
     """A job of hi, its price the list's; changes: of its search."""
     changed = {"policy.provider": HI[0], "policy.model": HI[1], "policy.temperature": 0.25}
     found = resolve("gepa", body(changed), None).config
@@ -113,7 +113,7 @@ async def world(database: Database, lo: Upstream) -> AsyncIterator[World]:
 
 @asynccontextmanager
 async def job_world(
-    world: World, lo: Upstream, config: JobConfig, app: App, *, admits: bool
+    world: World, lo: Upstream, config: GepaJobConfig, app: App, *, admits: bool
 ) -> AsyncIterator[JobWorld]:
     """The world of the running job pl_1, with its config stored. admits: it tells the interceptor of its tokens."""
     await world.connection.execute("UPDATE jobs SET config = $1", config.model_dump_json())
@@ -147,7 +147,7 @@ async def answers(world: World, job: JobWorld, asks: list[Rollout]) -> list[Answ
     return records
 
 
-def rollout(config: JobConfig, tier: Tier) -> Rollout:
+def rollout(config: GepaJobConfig, tier: Tier) -> Rollout:
     return Rollout("candidate", 7, policy_digest(config, tier), Phase.OPTIMIZATION, tier=tier)
 
 

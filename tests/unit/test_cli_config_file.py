@@ -83,7 +83,9 @@ def test_option_that_sets_nothing_or_twice_is_refused(options: list[str]):
         read_overrides(options)
 
 
-def test_demo_runs_the_example_that_the_repository_shows():
-    example = Path(__file__).parents[2] / "configs" / "gepa_demo.toml"
-    assert read_config(example) == demo_config()
-    assert example.read_bytes() == (Path(__file__).parents[2] / "src/promptjobs/demo/gepa_demo.toml").read_bytes()
+@pytest.mark.parametrize("algorithm", ["gepa", "mipro"])
+def test_demo_runs_the_example_that_the_repository_shows(algorithm: str):
+    root, name = Path(__file__).parents[2], f"{algorithm}_demo.toml"
+    example = root / "configs" / name
+    assert read_config(example) == demo_config(algorithm)
+    assert example.read_bytes() == (root / "src/promptjobs/demo" / name).read_bytes()

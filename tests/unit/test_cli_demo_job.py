@@ -1,4 +1,4 @@
-"""The demo's job is one that the service accepts, with every option."""
+"""The demo's jobs are such that the service accepts them, with every option."""
 
 from typing import Any
 
@@ -6,61 +6,100 @@ import pytest
 
 from promptjobs.cli.config_file import algorithm_of
 from promptjobs.cli.demo_job import SMALL_BELOW, DemoOptions, calls_planned, demo_config, overrides_of
-from promptjobs.core.config import JobConfig, resolve
-from promptjobs.core.limits import check_budget
+from promptjobs.core.config import GepaJobConfig, JobConfig, MiproJobConfig, resolve
+from promptjobs.core.optimizers import check_budget
 from promptjobs.demo.dataset import load_dataset
+from promptjobs.demo.programs import TRIAGE_ENV, triage_program
 from promptjobs.errors import BudgetTooSmall, OptionInvalid
 
 TASK_APP = "http://127.0.0.1:8001"
-OPENAI = DemoOptions(provider="openai", model="gpt-4o-mini")
+OPENAI = {"provider": "openai", "model": "gpt-4o-mini"}
+ALGORITHMS = ("gepa", "mipro")
 
 
 def resolved(options: DemoOptions) -> JobConfig:
-    config = demo_config()
+    config = demo_config(options.algorithm)
+    assert algorithm_of(config) == options.algorithm
     resolution = resolve(algorithm_of(config), config, overrides_of(options, TASK_APP))
     assert resolution.warnings == ()
     check_budget(resolution.config)
     return resolution.config
 
 
+def seeds_of(config: JobConfig) -> set[int]:
+    match config:
+        case GepaJobConfig(gepa=gepa):
+            return {*gepa.train_seeds, *gepa.validation_seeds, *gepa.test_seeds}
+        case MiproJobConfig(mipro=mipro):
+            return {*mipro.bootstrap_seeds, *mipro.online_seeds, *mipro.validation_seeds, *mipro.test_seeds}
+    raise TypeError(type(config))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
-    "options",
+    "changes",
     [
-        DemoOptions(),
-        DemoOptions(budget=SMALL_BELOW),
-        DemoOptions(budget=SMALL_BELOW - 1),
-        DemoOptions(budget=200),
+        {},
+        {"budget": SMALL_BELOW},
+        {"budget": SMALL_BELOW - 1},
+        {"budget": 200},
         OPENAI,
-        DemoOptions("openai", "gpt-4o-mini", "gpt-4o", 1000),
+        OPENAI | {"meta_model": "gpt-4o", "budget": 1000},
     ],
 )
-def test_job_is_accepted_and_its_seeds_have_tickets(options: DemoOptions):
+def test_job_is_accepted_and_its_seeds_have_tickets(algorithm: str, changes: dict[str, Any]):
+    options = DemoOptions(algorithm=algorithm, **changes)
     config = resolved(options)
     assert config.task_app.url == TASK_APP
-    gepa = config.gepa
-    assert {*gepa.train_seeds, *gepa.validation_seeds, *gepa.test_seeds} <= set(load_dataset().tickets)
-    assert calls_planned(overrides_of(options, TASK_APP)) == gepa.rollout_budget + 2 * len(gepa.test_seeds)
+    assert seeds_of(config) <= set(load_dataset().tickets)
+    search = config.search
+    calls = max(1, len(search.modules))
+    assert calls_planned(options, overrides_of(options, TASK_APP)) == calls * (
+        search.rollout_budget + 2 * len(search.test_seeds)
+    )
 
 
-def test_offline_demo_runs_the_example_as_it_is():
-    config = resolved(DemoOptions())
-    assert (config.policy.provider, config.policy.model, config.gepa.rollout_budget) == ("demo", "demo-policy", 1000)
+@pytest.mark.parametrize(("algorithm", "budget"), [("gepa", 1000), ("mipro", 800)])
+def test_offline_demo_runs_the_example_as_it_is(algorithm: str, budget: int):
+    config = resolved(DemoOptions(algorithm=algorithm))
+    assert (config.policy.provider, config.policy.model) == ("demo", "demo-policy")
+    assert (config.search.meta_model.model, config.search.rollout_budget) == ("demo-reflector", budget)
 
 
-def test_provider_runs_both_models_on_a_small_budget():
-    config = resolved(OPENAI)
-    meta = config.gepa.meta_model
+def test_mipro_knows_the_prompts_that_the_task_app_sends():
+    config = resolved(DemoOptions(algorithm="mipro"))
+    assert config.task_app.env_name == TRIAGE_ENV
+    known = [[message.pattern for message in module.messages] for module in config.search.modules]
+    steps = triage_program(load_dataset().labels).steps
+    assert known == [[step.system, step.user] for step in steps]
+    assert [module.module_id for module in config.search.modules] == [step.name for step in steps]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_provider_runs_both_models_on_a_small_budget(algorithm: str):
+    config = resolved(DemoOptions(algorithm=algorithm, **OPENAI))
+    meta = config.search.meta_model
     assert (config.policy.provider, config.policy.model) == (meta.provider, meta.model) == ("openai", "gpt-4o-mini")
-    assert config.gepa.rollout_budget == 300
-    assert resolved(DemoOptions("openai", "gpt-4o-mini", "gpt-4o")).gepa.meta_model.model == "gpt-4o"
+    assert config.search.rollout_budget == 300
+    other = resolved(DemoOptions(algorithm=algorithm, **OPENAI, meta_model="gpt-4o"))
+    assert other.search.meta_model.model == "gpt-4o"
 
 
-def test_budget_that_holds_no_search_is_told_by_the_service():
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_budget_that_holds_no_search_is_told_by_the_service(algorithm: str):
     with pytest.raises(BudgetTooSmall):
-        resolved(DemoOptions(budget=100))
+        resolved(DemoOptions(budget=80, algorithm=algorithm))
 
 
-@pytest.mark.parametrize("options", [{"provider": "openai"}, {"model": "gpt-4o-mini"}, {"meta_model": "gpt-4o-mini"}])
-def test_options_that_do_not_go_together_are_refused(options: dict[str, Any]):
-    with pytest.raises(OptionInvalid, match="--model"):
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ({"provider": "openai"}, "--model"),
+        ({"model": "gpt-4o-mini"}, "--model"),
+        ({"meta_model": "gpt-4o-mini"}, "--model"),
+        ({"algorithm": "staged"}, "--algorithm"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], option: str):
+    with pytest.raises(OptionInvalid, match=option):
         overrides_of(DemoOptions(**options), TASK_APP)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from tests.fakes.event_streams import JOB, event
-from tests.fakes.shown_jobs import MESSAGES, STATS, job, measured
+from tests.fakes.shown_jobs import MESSAGES, MODULES, STATS, job, measured, mipro_job
 
 from promptjobs.cli.display import Bar, Lines
 from promptjobs.cli.remote import DEFAULT_URL, Event
@@ -74,6 +74,17 @@ def test_counters_add_up_to_what_was_done():
     }
 
 
+def test_result_of_a_program_shows_each_prompt_and_what_it_is_made_of():
+    lines = printed(mipro_job(), 120).splitlines()
+    first = lines.index("[")
+    assert json.loads("\n".join(lines[first : lines.index("]") + 1])) == MODULES
+    assert "plan: instructions 3 and 7, 1 example of seed 8" in lines
+    assert "solve: the baseline's instruction, no examples" in lines
+    told = {name: rest.strip() for name, _, rest in (line.partition(" ") for line in lines)}
+    assert (told["trials"], told["proposals"]) == ("30", "12 instructions, 16 calls")
+    assert told["examples"] == "2 for plan, 0 for solve"
+
+
 def test_failed_job_shows_its_error_and_what_it_has_used():
     text = printed(job(status="failed", finish_reason="errors", error="the task app is away", best_snapshot=None))
     assert "failed (errors)" in text
@@ -84,7 +95,7 @@ def test_failed_job_shows_its_error_and_what_it_has_used():
 def test_running_job_shows_how_far_it_is():
     progress = event(1, **PROGRESS)["data"]
     text = printed(job(status="running", finish_reason=None, best_snapshot=None, metadata={}, progress=progress))
-    assert "optimization: 240/1000 rollouts, best 0.575, baseline –, 1 proposals" in text
+    assert "optimization: 240/1000 rollouts, best 0.575, baseline –, 1 proposal" in text
 
 
 @pytest.mark.parametrize(
@@ -149,7 +160,9 @@ def test_lines_are_sparing_with_progress_but_tell_every_new_phase():
     ("kind", "level", "is_told"),
     [
         ("prompt.learning.gepa.new_best", "info", True),
-        ("prompt.learning.proposal.refused", "warning", True),
+        ("mipro.new_incumbent", "info", True),
+        ("mipro.trial.refused", "warning", True),
+        ("mipro.trial.complete", "info", False),
         ("something.of.a.later.version", "error", True),
         ("something.of.a.later.version", "info", False),
     ],
@@ -163,6 +176,29 @@ def test_notable_events_have_a_line_with_their_time(kind: str, level: str, is_to
     )
     told = out.file.getvalue()  # type: ignore[attr-defined]
     assert told == ("     2.5 s  it [bold]is[/] so\n" if is_told else "")
+
+
+def test_proposals_are_told_as_a_batch_when_it_is_over():
+    out = Console(file=io.StringIO(), width=200)
+    lines = Lines(out)
+    kinds = [("mipro.instruction.proposed", "plan"), ("mipro.instruction.proposed", "solve")] * 2
+    refused = ("prompt.learning.proposal.refused", "solve")
+    for seq, (kind, stage) in enumerate([*kinds, refused, refused, ("mipro.instruction.proposed", "plan")]):
+        lines.show(parsed(seq, type=kind, level="warning", message="a proposal is refused", data={"stage_id": stage}))
+    assert out.file.getvalue() == ""  # type: ignore[attr-defined]
+    lines.show(parsed(8, type="mipro.trial.started"))
+    lines.show(parsed(9, type="mipro.trial.started"))
+    assert [line.partition(" s  ")[2] for line in out.file.getvalue().splitlines()] == [  # type: ignore[attr-defined]
+        "a proposal is refused (2 times)",
+        "5 new instructions: 3 for plan, 2 for solve",
+    ]
+
+
+def test_search_by_trials_tells_how_many_of_them_are_done():
+    out = Console(file=io.StringIO(), width=200)
+    trials = {"num_iterations": 4, "transformations_tried": 7, "transformations_planned": 20}
+    Lines(out).show(parsed(1, data=PROGRESS | trials))
+    assert out.file.getvalue().rstrip().endswith("baseline – · 7 of 20 trials")  # type: ignore[attr-defined]
 
 
 def test_bar_shows_rollouts_scores_and_what_breaks():

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.config_bodies import body, sdk_0_4_11
 
-from promptjobs.core.config import JobConfig, resolve
+from promptjobs.core.config import GepaJobConfig, resolve
 from promptjobs.core.config_body import as_json, merged, without_secrets
 from promptjobs.errors import InvalidConfig
 
 KEY = "test-key-9d1f"
 
 
-def config_of(sent: dict[str, Any], overrides: dict[str, Any]) -> JobConfig:
+def config_of(sent: dict[str, Any], overrides: dict[str, Any]) -> GepaJobConfig:
     return resolve("gepa", sent, overrides).config
 
 

@@ -6,22 +6,22 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fakes.config_bodies import body
+from tests.fakes.config_bodies import body, body_of
 
-from promptjobs.core.config import JobConfig, Resolution, resolve, support_table
-from promptjobs.core.config_fields import FIELD_AT, FIELDS, TABLES
+from promptjobs.core.config import JobConfig, Resolution, read_config, resolve, support_table
+from promptjobs.core.config_fields import ALGORITHMS, FIELDS, TABLE_OF
 from promptjobs.core.config_support import SECTION, FieldSupport, FieldType
 from promptjobs.core.config_values import read
 from promptjobs.errors import InvalidConfig, InvalidRequest, NotYetSupported
 
 
 def config_of(sent: dict[str, Any]) -> JobConfig:
-    return resolve("gepa", sent, None).config
+    return resolve(sent["prompt_learning"]["algorithm"], sent, None).config
 
 
 def refused(sent: dict[str, Any], kind: type[InvalidRequest] = InvalidConfig) -> InvalidRequest:
     with pytest.raises(kind) as caught:
-        resolve("gepa", sent, None)
+        resolve(sent["prompt_learning"]["algorithm"], sent, None)
     return caught.value
 
 
@@ -40,6 +40,14 @@ SAMPLES = {
     "gepa.token.max_limit": 5000,
     "proxy_models.hi_provider": "groq",
     "proxy_models.hi_model": "llama-3.1-8b-instant",
+    "mipro.seeds.bootstrap": [1, 2],
+    "mipro.seeds.online": [21, 22],
+    "mipro.seeds.validation": [61],
+    "mipro.seeds.test": [71],
+    "mipro.seeds.reference": [81],
+    "mipro.meta.provider": "groq",
+    "mipro.proposer_mode": "dspy",
+    "mipro.adaptive_pool.level": "HIGH",
 }
 """Values that go with the small body; elsewhere, two of the field's type will do."""
 
@@ -48,26 +56,27 @@ def samples(field: FieldSupport) -> tuple[Any, Any]:
     """Two values that differ from each other and from the default."""
     match field.type:
         case FieldType.INTEGER:
-            found: list[Any] = [value for value in (40, 41, 77) if value != field.default]
+            found: list[Any] = [v for v in (40, 41, 77, 7, 9) if v != field.default and v <= field.high]
         case FieldType.NUMBER:
             found = [value for value in (0.25, 0.75, 30.0, 40.0) if field.low <= value <= field.high]
         case FieldType.CHOICE:
-            found = [choice for choice in field.choices if choice != field.default]
+            found = [choice for choice in field.choices if choice != field.default] + [field.default]
         case FieldType.FLAG:
             found = [not field.default, field.default]
         case FieldType.OBJECT:
             found = [{"a": 1}, {"b": 2}]
-        case FieldType.SEEDS:
+        case FieldType.SEEDS | FieldType.INTEGERS:
             found = [[3], [4]]
         case _:
-            found = ["one", "another"]
+            found = ["http://one", "http://another"] if field.type is FieldType.URL else ["one", "another"]
     first = SAMPLES.get(short(field.path), found[0])
     return first, found[1] if found[1] != first else found[0]
 
 
 ALIASES = [
-    (short(field.path), short(alias))
-    for field in FIELDS
+    (algorithm, short(field.path), short(alias))
+    for algorithm in ALGORITHMS
+    for field in TABLE_OF[algorithm].fields
     if field.supported and field.type not in (FieldType.SECRET, FieldType.REFUSED)
     for alias in field.aliases
 ]
@@ -87,26 +96,26 @@ def beside(path: str) -> dict[str, Any]:
     return {}
 
 
-def outcome(changes: dict[str, Any]) -> JobConfig | str:
+def outcome(algorithm: str, changes: dict[str, Any]) -> JobConfig | str:
     try:
-        return config_of(body(changes))
+        return config_of(body_of(algorithm, changes))
     except InvalidConfig as exc:
         return str(exc)
 
 
-@pytest.mark.parametrize(("path", "alias"), ALIASES)
-def test_alias_is_the_same_setting(path: str, alias: str) -> None:
-    value, _ = samples(FIELD_AT[f"{SECTION}.{path}"])
-    expected = outcome({**beside(path), path: value})
-    assert expected != outcome(beside(path)) or path in SAMPLES
-    assert outcome({**beside(path), path: None, alias: value}) == expected
-    assert outcome({**beside(path), path: value, alias: value}) == expected
+@pytest.mark.parametrize(("algorithm", "path", "alias"), ALIASES)
+def test_alias_is_the_same_setting(algorithm: str, path: str, alias: str) -> None:
+    value, _ = samples(TABLE_OF[algorithm].at[f"{SECTION}.{path}"])
+    expected = outcome(algorithm, {**beside(path), path: value})
+    assert expected != outcome(algorithm, beside(path)) or path in SAMPLES
+    assert outcome(algorithm, {**beside(path), path: None, alias: value}) == expected
+    assert outcome(algorithm, {**beside(path), path: value, alias: value}) == expected
 
 
-@pytest.mark.parametrize(("path", "alias"), ALIASES)
-def test_alias_with_another_value_is_refused(path: str, alias: str) -> None:
-    value, other = samples(FIELD_AT[f"{SECTION}.{path}"])
-    error = refused(body({**beside(path), path: value, alias: other}))
+@pytest.mark.parametrize(("algorithm", "path", "alias"), ALIASES)
+def test_alias_with_another_value_is_refused(algorithm: str, path: str, alias: str) -> None:
+    value, other = samples(TABLE_OF[algorithm].at[f"{SECTION}.{path}"])
+    error = refused(body_of(algorithm, {**beside(path), path: value, alias: other}))
     assert "the same setting" in str(error)
 
 
@@ -120,12 +129,16 @@ GIVEN = (
     "policy.model",
     "gepa.evaluation.train_seeds",
     "gepa.evaluation.validation_seeds",
+    "mipro.seeds.bootstrap",
+    "mipro.seeds.online",
+    "algorithm",
 )
+PATHS = [(algorithm, short(path)) for algorithm in ALGORITHMS for path in TABLE_OF[algorithm].at]
 
 
-@pytest.mark.parametrize("path", [short(path) for path in FIELD_AT if short(path) not in GIVEN])
-def test_null_means_not_given(path: str) -> None:
-    assert config_of(body({path: None})) == config_of(body())
+@pytest.mark.parametrize(("algorithm", "path"), [one for one in PATHS if one[1] not in GIVEN])
+def test_null_means_not_given(algorithm: str, path: str) -> None:
+    assert config_of(body_of(algorithm, {path: None})) == config_of(body_of(algorithm))
 
 
 # --- ranges and types ----------------------------------------------------------------------------------------------
@@ -133,14 +146,19 @@ def test_null_means_not_given(path: str) -> None:
 NUMBERS = [f for f in FIELDS if f.supported and f.type in (FieldType.INTEGER, FieldType.NUMBER)]
 
 
+def small(field: FieldSupport, value: Any) -> dict[str, Any]:
+    """A body of a job that has the field."""
+    return body_of("mipro" if short(field.path).startswith("mipro.") else "gepa", {short(field.path): value})
+
+
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.path)
 def test_numbers_outside_their_range_are_refused(field: FieldSupport) -> None:
     for wrong in (field.low - 0.001, field.low - 1, field.high + 1, True, "3", [1], {}):
-        error = refused(body({short(field.path): wrong}))
+        error = refused(small(field, wrong))
         assert error.field == field.path
         assert field.expected in str(error)
     for wrong in (math.nan, math.inf, 2**63):
-        assert refused(body({short(field.path): wrong})).field == field.path
+        assert refused(small(field, wrong)).field == field.path
 
 
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.path)
@@ -152,8 +170,8 @@ def test_bounds_of_numbers_are_accepted(field: FieldSupport) -> None:
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.path)
 def test_integers_are_no_floats(field: FieldSupport) -> None:
     if field.type is FieldType.INTEGER:
-        assert refused(body({short(field.path): float(field.high)})).field == field.path
-    else:
+        assert refused(small(field, float(field.high))).field == field.path
+    elif int(field.high) >= field.low:
         whole = read(field, field.path, int(field.high))
         assert (whole, type(whole)) == (int(field.high), float)
 
@@ -245,15 +263,20 @@ ANYTHING = st.recursive(
 )
 
 
-@given(path=st.sampled_from([short(path) for path in sorted({*FIELD_AT, *TABLES})]), value=ANYTHING)
-def test_any_value_anywhere_is_read_or_refused_with_its_path(path: str, value: Any) -> None:
+ANYWHERE = [(name, short(path)) for name, table in TABLE_OF.items() for path in sorted({*table.at, *table.tables})]
+
+
+@given(place=st.sampled_from(ANYWHERE), value=ANYTHING)
+def test_any_value_anywhere_is_read_or_refused_with_its_path(place: tuple[str, str], value: Any) -> None:
     outcome: Resolution | InvalidRequest
+    algorithm, path = place
     try:
-        outcome = resolve("gepa", {SECTION: value} if path == SECTION else body({path: value}), None)
+        sent = {SECTION: value} if path == SECTION else body_of(algorithm, {path: value})
+        outcome = resolve(algorithm, sent, None)
     except InvalidRequest as exc:
         outcome = exc
     if isinstance(outcome, Resolution):
-        assert JobConfig.model_validate_json(outcome.config.model_dump_json()) == outcome.config
+        assert read_config(outcome.config.model_dump_json()) == outcome.config
     else:
         assert (outcome.field or "").startswith(SECTION)
         assert len(str(outcome)) < 1000
@@ -278,10 +301,9 @@ def test_known_field_that_is_not_carried_out_is_refused(path: str) -> None:
     assert "leave it out" in str(error)
 
 
-@pytest.mark.parametrize("path", [f.path for f in support_table() if not f.supported and f.default is not None])
-def test_default_of_an_unsupported_field_is_accepted(path: str) -> None:
-    sent = body({short(path): FIELD_AT[path].default})
-    assert config_of(sent) == config_of(body())
+@pytest.mark.parametrize("field", [f for f in support_table() if not f.supported and f.default is not None])
+def test_default_of_an_unsupported_field_is_accepted(field: FieldSupport) -> None:
+    assert config_of(small(field, field.default)) == config_of(small(field, None))
 
 
 @pytest.mark.parametrize(
@@ -325,6 +347,20 @@ def test_number_of_warnings_is_bounded() -> None:
 # --- the table of fields -------------------------------------------------------------------------------------------
 
 
-def test_every_path_means_one_field() -> None:
-    assert len(FIELD_AT) == sum(1 + len(field.aliases) for field in FIELDS)
-    assert not TABLES & set(FIELD_AT)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_path_means_one_field(algorithm: str) -> None:
+    table = TABLE_OF[algorithm]
+    assert len(table.at) == sum(1 + len(field.aliases) for field in table.fields)
+    assert not table.tables & set(table.at)
+
+
+def test_no_algorithm_knows_the_fields_of_another() -> None:
+    for algorithm in ALGORITHMS:
+        for other in set(ALGORITHMS) - {algorithm}:
+            inside = f"{SECTION}.{other}"
+            assert [path for path in TABLE_OF[algorithm].at if path.startswith(inside)] == [inside]
+
+
+def test_the_tables_of_the_algorithms_hold_every_field_between_them() -> None:
+    found = {field.path for table in TABLE_OF.values() for field in table.fields}
+    assert found == {field.path for field in support_table()}

@@ -9,8 +9,9 @@ from tests.fakes.config_bodies import PROMPT, body
 
 from promptjobs.core.config import (
     GepaConfig,
+    GepaJobConfig,
     GuardsConfig,
-    JobConfig,
+    read_config,
     resolve,
 )
 from promptjobs.core.config_fields import FIELDS
@@ -118,7 +119,7 @@ def test_two_caps_on_the_spend_must_agree() -> None:
 @given(sent=st.fixed_dictionaries({}, optional={path: st.just(value) for path, value, _, _ in ARRIVES[:20]}))
 def test_resolved_search_survives_json(sent: dict[str, Any]) -> None:
     config = resolve("gepa", body(sent | {"gepa.adaptive_pool": "LOW", "gepa.adaptive_batch": True}), None).config
-    assert JobConfig.model_validate_json(config.model_dump_json()) == config
+    assert read_config(config.model_dump_json()) == config
 
 
 def test_config_stored_by_an_earlier_version_is_read_with_the_defaults() -> None:
@@ -127,7 +128,7 @@ def test_config_stored_by_an_earlier_version_is_read_with_the_defaults() -> None
     old = {"rng_seed", "lanes", "rollout_budget", "train_seeds", "validation_seeds", "pareto_source", "front_seeds"}
     old |= {"feedback_seeds", "meta_model"}
     stored["gepa"] = {name: value for name, value in stored["gepa"].items() if name in old}
-    assert JobConfig.model_validate(stored) == config
+    assert GepaJobConfig.model_validate(stored) == config
 
 
 # --- objectives and fronts -------------------------------------------------------------------------------------------

@@ -9,16 +9,19 @@ import pytest
 from tests.fakes.config_bodies import PROMPT, body
 from tests.fakes.programs import MODULES, PROGRAM
 
-from promptjobs.core.config import JobConfig, resolve
+from promptjobs.core.asks import Tier
+from promptjobs.core.config import GepaJobConfig, Price, read_config, resolve
 from promptjobs.core.config_modules import MODULE_KEYS
 from promptjobs.core.limits import probe_seeds
+from promptjobs.core.policies import policy_digest, policy_of
 from promptjobs.errors import InvalidConfig
 
 PATH = "prompt_learning.gepa.modules"
+CHEAP = {"input_usd_per_million": 0, "output_usd_per_million": 1.5}
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def resolved(modules: Any, **more: Any) -> tuple[JobConfig, tuple[str, ...]]:
+def resolved(modules: Any, **more: Any) -> tuple[GepaJobConfig, tuple[str, ...]]:
     resolution = resolve("gepa", body({"gepa.modules": modules, **more}), None)
     return resolution.config, resolution.warnings
 
@@ -41,7 +44,7 @@ def test_modules_are_one_prompt_whose_sections_carry_their_names() -> None:
     assert config.template() == PROGRAM
     assert warnings == ()
     assert probe_seeds(config) == ()
-    assert JobConfig.model_validate_json(config.model_dump_json()) == config
+    assert read_config(config.model_dump_json()) == config
 
 
 def test_no_modules_are_as_good_as_none_given() -> None:
@@ -65,21 +68,66 @@ def test_a_policy_that_repeats_the_jobs_says_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("given", "own"),
     [
-        ("provider", "openai"),
-        ("model", "gpt-4.1"),
-        ("temperature", 0.7),
-        ("max_completion_tokens", 64),
-        ("policy_name", "planner"),
-        ("inference_mode", "bring_your_own"),
-        ("inference_url", "http://host"),
+        ({"temperature": 0.7}, {"temperature": 0.7}),
+        ({"max_completion_tokens": 64}, {"max_completion_tokens": 64}),
+        ({"model": "big"}, {"model": "big", "price": None}),
+        ({"provider": "OpenAI", "model": "gpt-4.1"}, {"provider": "openai", "model": "gpt-4.1", "price": None}),
+        (
+            {"model": "big", "price": {"input_usd_per_million": 2, "output_usd_per_million": 3}},
+            {"model": "big", "price": Price(input_usd_per_million=2, output_usd_per_million=3)},
+        ),
+        ({"price": {"input_usd_per_million": 0, "output_usd_per_million": 1.5}}, {"price": Price(**CHEAP)}),
     ],
 )
-def test_a_policy_of_its_own_is_refused_with_words(name: str, value: Any) -> None:
-    error = refused(changed(1, policy={name: value}))
-    assert error.field == f"{PATH}[1].policy.{name}"
-    assert "one policy" in str(error) or "must be absent" in str(error)
+def test_a_policy_of_its_own_is_the_jobs_but_for_what_it_says(given: dict[str, Any], own: dict[str, Any]) -> None:
+    price = {"input_usd_per_million": 1, "output_usd_per_million": 1}
+    config, warnings = resolved(changed(1, policy=given), **{"policy.price": price})
+    assert config.gepa.module_policies == {"solve": config.policy.model_copy(update=own)}
+    assert (warnings, read_config(config.model_dump_json())) == ((), config)
+
+
+@pytest.mark.parametrize(
+    ("policy", "field", "said"),
+    [
+        ({"provider": "openai"}, ".model", "required"),
+        ({"temperature": 3}, ".temperature", "from 0 to 2"),
+        ({"max_completion_tokens": "64"}, ".max_completion_tokens", "integer"),
+        ({"inference_mode": "bring_your_own"}, ".inference_mode", "synth_hosted"),
+        ({"inference_url": "http://host"}, ".inference_url", "must be absent"),
+        ({"price": {"input_usd_per_million": 1}}, ".price.output_usd_per_million", "required"),
+        ({"price": {"input_usd_per_million": -1, "output_usd_per_million": 1}}, ".price.input_usd_per_million", "from"),
+        ({"price": {"usd": 1}}, ".price", "object of"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused(policy: dict[str, Any], field: str, said: str) -> None:
+    error = refused(changed(1, policy=policy))
+    assert error.field == f"{PATH}[1].policy{field}"
+    assert said in str(error)
+
+
+def test_a_name_of_a_policy_belongs_to_the_whole_job() -> None:
+    config, [warning] = resolved(changed(1, policy={"policy_name": "planner"}))
+    assert config.gepa.module_policies == {}
+    assert "policy_name has no effect" in warning
+
+
+def test_the_stand_in_takes_the_place_of_every_model_and_keeps_the_other_parameters() -> None:
+    config, warnings = resolved(
+        changed(1, policy={"model": "big", "temperature": 0.7}), **{"proxy_models.lo_model": "small"}
+    )
+    own = config.gepa.module_policies["solve"]
+    assert policy_of(config, Tier.HI, "solve") == own
+    assert policy_of(config, Tier.LO, "solve") == own.model_copy(update={"model": "small"})
+    assert policy_of(config, Tier.LO, "plan") == config.policy.model_copy(update={"model": "small"})
+    assert warnings == ()
+
+
+def test_policies_of_modules_are_part_of_what_determines_a_rollout() -> None:
+    plain, _ = resolved(MODULES)
+    found = [resolved(changed(at, policy={"temperature": t}))[0] for at in (0, 1) for t in (0.5, 0.7)]
+    assert len({policy_digest(config) for config in [plain, *found]}) == 5
 
 
 def test_modules_and_an_initial_prompt_are_too_much() -> None:

@@ -11,9 +11,10 @@ import pytest
 from aiohttp import web
 
 from promptjobs.demo.dataset import BASELINE_SYSTEM, load_dataset
+from promptjobs.demo.programs import TICKETS_ENV, TRIAGE_ENV, triage_program
 from promptjobs.demo.review import parse_label, review
 from promptjobs.demo.serving import serving
-from promptjobs.demo.task_app import completions_url, create_task_app
+from promptjobs.demo.task_app import COUNTED_ENV, completions_url, create_task_app
 
 DATASET = load_dataset()
 TICKET = DATASET.ticket(0)
@@ -231,6 +232,54 @@ async def test_task_info_describes_the_set_or_the_seeds_that_are_asked_for():
         assert one["dataset"]["message"] == TICKET.message
         assert "label" not in one["dataset"]
         assert await get("?seed=0&seed=2000") == [one, await get("?seed=2000")]
+
+
+async def test_triage_makes_two_calls_and_the_second_one_reads_what_the_first_one_said():
+    model = ScriptedModel(completion(TICKET.label))
+    async with world(model) as (model_url, task_url, session):
+        body = rollout_request(f"{model_url}/v1/trial?cid=trace_1", trace_correlation_id="trace_1")
+        body["env"]["env_name"] = TRIAGE_ENV
+        async with session.post(f"{task_url}/rollout", json=body) as response:
+            assert response.status == 200
+            reply = await response.json()
+    summarize, classify = triage_program(DATASET.labels).steps
+    sent = [[message["content"] for message in asked["messages"]] for _, _, asked in model.requests]
+    assert sent == [
+        [summarize.system, f"Customer message: {TICKET.message}"],
+        [classify.system, f"Summary: {TICKET.label}"],
+    ]
+    assert {path for path, _, _ in model.requests} == {"/v1/trial/chat/completions?cid=trace_1"}
+    assert reply["metrics"]["outcome_reward"] == 1.0
+    assert reply["metrics"]["details"]["summarize"] == TICKET.label
+    calls = [event["llm_request"]["messages"] for event in reply["trace"]["event_history"]]
+    assert [[message["content"] for message in messages] for messages in calls] == sent
+
+
+async def test_task_info_describes_each_program_by_its_stages_and_what_they_read():
+    async with (
+        world(ScriptedModel(None)) as (_, task_url, session),
+        session.get(f"{task_url}/task_info") as response,
+    ):
+        programs = {each["env_name"]: each for each in (await response.json())["programs"]}
+    assert [stage["stage_id"] for stage in programs[TICKETS_ENV]["stages"]] == ["classify"]
+    triage = programs[TRIAGE_ENV]
+    assert [stage["stage_id"] for stage in triage["stages"]] == ["summarize", "classify"]
+    assert triage["edges"] == [["summarize", "classify"]]
+    assert [stage["input"] for stage in triage["stages"]] == ["Customer message: {message}", "Summary: {summary}"]
+
+
+async def test_environment_that_counts_seeds_from_zero_reaches_every_ticket_once():
+    tickets = list(DATASET.tickets.values())
+    async with world(ScriptedModel(completion("x"))) as (model_url, task_url, session):
+        for seed in (0, 99, 100, len(tickets) - 1, len(tickets)):
+            body = rollout_request(f"{model_url}/v1", seed)
+            body["env"]["env_name"] = COUNTED_ENV
+            async with session.post(f"{task_url}/rollout", json=body) as response:
+                if seed == len(tickets):
+                    assert response.status == 422
+                    continue
+                details = (await response.json())["metrics"]["details"]
+                assert (details["seed"], details["message"]) == (seed, tickets[seed].message)
 
 
 @pytest.mark.parametrize(

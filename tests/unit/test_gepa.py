@@ -33,7 +33,7 @@ from promptjobs.core.asks import (
     Fact,
     FailureReason,
 )
-from promptjobs.core.config import JobConfig
+from promptjobs.core.config import GepaJobConfig
 from promptjobs.core.limits import end_rollouts, iteration_rollouts
 from promptjobs.core.result import OptimizationResult
 from promptjobs.core.trial import Phase
@@ -69,7 +69,7 @@ def check_verdicts(run: Pure, result: OptimizationResult) -> None:
     assert {a.candidate.candidate_id for a in result.attempts if a.accepted} == accepted
 
 
-def check_held_out(run: Pure, config: JobConfig, result: OptimizationResult) -> None:
+def check_held_out(run: Pure, config: GepaJobConfig, result: OptimizationResult) -> None:
     """Held-out seeds are opened after the search, validation before test, each for those who may see them."""
     gepa, best, base = config.gepa, result.best, result.baseline
     assert best is not None

@@ -27,9 +27,10 @@ from promptjobs.core.asks import (
     CompletionBody,
     FailureReason,
 )
-from promptjobs.core.gepa import FAILURES_IN_A_ROW, Gepa
+from promptjobs.core.gepa import Gepa
 from promptjobs.core.lanes import Cause
 from promptjobs.core.optimizer import Adopted
+from promptjobs.core.search_base import FAILURES_IN_A_ROW
 from promptjobs.core.trial import Phase
 from promptjobs.errors import JobFailed
 

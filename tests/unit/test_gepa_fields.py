@@ -28,7 +28,7 @@ from tests.fakes.gepa_choices import (
 from tests.fakes.gepa_runs import fraction
 
 from promptjobs.core.asks import CallBody, Completion, FailureReason, Tier
-from promptjobs.core.config import GepaConfig, GuardsConfig, JobConfig
+from promptjobs.core.config import GepaConfig, GepaJobConfig, GuardsConfig
 from promptjobs.core.config_sections import (
     AdaptiveBatchConfig,
     AdaptivePoolConfig,
@@ -104,7 +104,7 @@ class Elsewhere:
 Case = Alone | AsPosted | Elsewhere
 
 
-def with_field(config: JobConfig, name: str, value: Any) -> JobConfig:
+def with_field(config: GepaJobConfig, name: str, value: Any) -> GepaJobConfig:
     return config.model_copy(update={"gepa": config.gepa.model_copy(update={name: value})})
 
 

@@ -4,8 +4,10 @@ import json
 import re
 
 import pytest
-from benchmarks.gepa_worlds import TASKS, Run, Task, run_ours, run_reference, score, template_of
+from benchmarks.gepa_worlds import TASKS, Task, score, template_of
+from benchmarks.gepa_worlds.driving import Run, run_ours
 from benchmarks.gepa_worlds.meta_reading import read_meta_prompt
+from benchmarks.gepa_worlds.reference import run_reference
 from benchmarks.gepa_worlds.reflector import Reflector
 
 from promptjobs.core.proposers.reflection import Record, parse_proposal, reflection_messages

@@ -114,6 +114,50 @@ def test_what_is_not_text_is_never_dropped(candidate: PromptTemplate) -> None:
         rewrite(messages, PATTERN, candidate)
 
 
+TURN = PromptTemplate(
+    (Section("a", "system", "Be kind.", 0), Section("b", "user", "Query: {query}", 1)), {"query": True}
+)
+DEMO = st.tuples(st.sampled_from(["user", "assistant", "system"]), st.text("xyz{}\n", max_size=6))
+IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
+
+
+@given(VALUE, st.lists(DEMO, max_size=4), st.integers(0, 2), REST)
+def test_demos_get_nothing_of_the_message_they_stand_before(
+    value: str, demos: list[tuple[str, str]], at: int, rest: list[dict[str, Any]]
+) -> None:
+    added = [Section(f"demo_{n}", role, text, 0) for n, (role, text) in enumerate(demos)]
+    candidate = PromptTemplate((*TURN.sections[:at], *added, *TURN.sections[at:]), TURN.wildcards)
+    parts = [{"type": "text", "text": "Query: "}, IMAGE, {"type": "text", "text": value}]
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": parts, "name": "n"}]
+    shown = [{"role": role, "content": text} for role, text in demos]
+    asked = {"role": "user", "name": "n", "content": [{"type": "text", "text": f"Query: {value}"}, IMAGE]}
+    assert rewrite(messages + rest, PromptPattern.of(TURN), candidate) == [
+        *[messages[0], asked][:at],
+        *shown,
+        *[messages[0], asked][at:],
+        *rest,
+    ]
+
+
+def test_a_section_keeps_its_own_extras_wherever_it_stands() -> None:
+    """The parts of a message belong to the section of its name, not to the one at its index."""
+    turned = PromptTemplate((TURN.sections[1], TURN.sections[0]), TURN.wildcards)
+    messages = [
+        {"role": "system", "content": "Be kind.", "name": "s"},
+        {"role": "user", "content": "Query: x", "name": "u"},
+    ]
+    assert rewrite(messages, PromptPattern.of(TURN), turned) == messages[::-1]
+
+
+def test_a_candidate_without_the_section_may_lose_its_text_only() -> None:
+    lacking = PromptTemplate((TURN.sections[0], Section("other", "user", "{query}?", 1)), TURN.wildcards)
+    plain = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Query: x"}]
+    assert rewrite(plain, PromptPattern.of(TURN), lacking) == [plain[0], {"role": "user", "content": "x?"}]
+    with pytest.raises(PromptNotMatched, match="name") as failed:
+        rewrite([plain[0], {**plain[1], "name": "u"}], PromptPattern.of(TURN), lacking)
+    assert failed.value.index == 1
+
+
 def test_plain_messages_read_every_form_of_content() -> None:
     contents: list[Any] = ["a", None, [], [{"type": "text", "text": "b"}, {"type": "x"}, {"type": "text", "text": "c"}]]
     assert [m.content for m in plain_messages([{"role": "user", "content": c} for c in contents])] == [

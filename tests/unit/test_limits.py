@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.fakes.config_bodies import PROMPT, body
 
-from promptjobs.core.config import JobConfig, resolve
+from promptjobs.core.config import GepaJobConfig, resolve
 from promptjobs.core.evaluations import Reservation
 from promptjobs.core.limits import (
     FIRST,
@@ -99,11 +99,11 @@ TestSpending = Spending.TestCase
 TestSpending.settings = settings(deadline=None, derandomize=True, max_examples=30, stateful_step_count=25)
 
 
-def config(**changes: Any) -> JobConfig:
+def config(**changes: Any) -> GepaJobConfig:
     return resolve("gepa", body({path.replace("__", "."): value for path, value in changes.items()}), {}).config
 
 
-def needed(job: JobConfig) -> int:
+def needed(job: GepaJobConfig) -> int:
     with pytest.raises(BudgetTooSmall) as caught:
         check_budget(job.model_copy(update={"gepa": job.gepa.model_copy(update={"rollout_budget": 1})}))
     return caught.value.needed

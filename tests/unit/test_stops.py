@@ -5,23 +5,43 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fakes.config_bodies import body
+from tests.fakes.config_bodies import body, mipro_body
 
 from promptjobs.core.asks import Answer, FailureReason
 from promptjobs.core.config import GepaConfig, resolve
 from promptjobs.core.stats import Statistics
-from promptjobs.core.stops import FEWEST_ANSWERS, Binding, SearchState, StopReason, Stops, binding
+from promptjobs.core.stops import (
+    FEWEST_ANSWERS,
+    Binding,
+    SearchState,
+    StopReason,
+    Stops,
+    binding,
+    gepa_stops,
+    mipro_stops,
+)
 from promptjobs.core.trial import Phase
 
-FRESH = SearchState(proposals=0, generation=0, best_generation=0, trials=1, rollouts_left=100, best_score=0.5)
+FRESH = SearchState(trials=1, rollouts_left=100, best_score=0.5)
 
 
 def limits(**changes: Any) -> GepaConfig:
     return resolve("gepa", body(), None).config.gepa.model_copy(update=changes)
 
 
-def reason(stats: Statistics | None = None, state: SearchState = FRESH, **changes: Any) -> StopReason | None:
-    return Stops(limits(**changes)).reason(state, stats or Statistics())
+def reason(
+    stats: Statistics | None = None,
+    state: SearchState = FRESH,
+    *,
+    proposals: int = 0,
+    generation: int = 0,
+    best_generation: int = 0,
+    **changes: Any,
+) -> StopReason | None:
+    """Of a GEPA search."""
+    config = limits(**changes)
+    own = gepa_stops(config, proposals=proposals, generation=generation, best_generation=best_generation)
+    return Stops(config).reason(state, stats or Statistics(), own)
 
 
 def rollouts(outcomes: str, **each: Any) -> Statistics:
@@ -39,14 +59,13 @@ def test_a_fresh_search_goes_on() -> None:
 
 
 def test_generations() -> None:
-    assert reason(state=replace(FRESH, proposals=5), num_generations=2, children_per_generation=3) is None
-    assert reason(state=replace(FRESH, proposals=6), num_generations=2, children_per_generation=3) == "num_generations"
+    assert reason(proposals=5, num_generations=2, children_per_generation=3) is None
+    assert reason(proposals=6, num_generations=2, children_per_generation=3) == "num_generations"
 
 
 def test_patience() -> None:
-    found = replace(FRESH, generation=6, best_generation=4)
-    assert reason(state=found, patience_generations=3) is None
-    assert reason(state=replace(found, generation=7), patience_generations=3) == "patience_generations"
+    assert reason(generation=6, best_generation=4, patience_generations=3) is None
+    assert reason(generation=7, best_generation=4, patience_generations=3) == "patience_generations"
 
 
 def test_trials() -> None:
@@ -117,17 +136,52 @@ def test_limits_that_are_not_given_never_stop() -> None:
 
 
 def test_a_search_that_reached_its_goal_says_so_first() -> None:
-    ended = replace(FRESH, proposals=10**6, trials=9, rollouts_left=0, best_score=1.0)
-    assert reason(state=ended, score_threshold=1.0, max_trials=1) == "score_threshold"
-    assert reason(state=ended, max_trials=1) == "num_generations"
+    ended = replace(FRESH, trials=9, rollouts_left=0, best_score=1.0)
+    assert reason(state=ended, proposals=10**6, score_threshold=1.0, max_trials=1) == "score_threshold"
+    assert reason(state=ended, proposals=10**6, max_trials=1) == "num_generations"
 
 
 def test_reasons_are_the_ones_of_the_api() -> None:
     assert {str(one) for one in StopReason} == {
         *("num_generations", "patience_generations", "max_trials", "nothing_to_learn", "rollout_budget"),
         *("token_budget", "cost_budget", "score_threshold", "max_error_rate", "max_consecutive_errors"),
-        "max_meta_calls",
+        *("max_meta_calls", "num_iterations", "exhausted", "rollout_cost_budget", "proposal_cost_budget"),
     }
+
+
+# --- a MIPRO search --------------------------------------------------------------------------------------------------
+
+
+def mipro_reason(
+    stats: Statistics | None = None, *, iterations: int = 0, is_exhausted: bool = False, ahead: int = 0, **changes: Any
+) -> StopReason | None:
+    config = resolve("mipro", mipro_body(), None).config.mipro.model_copy(update=changes)
+    stats = stats or Statistics()
+    own = mipro_stops(config, stats, iterations=iterations, is_exhausted=is_exhausted, tokens_ahead=ahead)
+    return Stops(config).reason(FRESH, stats, own)
+
+
+def test_iterations_and_exhausted_choices_end_a_mipro_search() -> None:
+    assert mipro_reason(iterations=2, num_iterations=3) is None
+    assert mipro_reason(iterations=3, num_iterations=3) == "num_iterations"
+    assert mipro_reason(is_exhausted=True) == "exhausted"
+
+
+def test_a_limit_on_tokens_is_not_passed_unless_it_is_only_reported() -> None:
+    stats = rollouts("++", prompt_tokens=50)
+    assert mipro_reason(stats, max_token_limit=101) is None
+    assert mipro_reason(stats, max_token_limit=100) == "token_budget"
+    assert mipro_reason(stats, max_token_limit=150, ahead=50) is None
+    assert mipro_reason(stats, max_token_limit=150, ahead=51) == "token_budget"
+    assert mipro_reason(stats, max_token_limit=100, enforce_token_limit=False) is None
+
+
+def test_rollouts_and_proposals_have_purses_of_their_own() -> None:
+    stats = rollouts("+", prompt_tokens=10, cost_usd=0.5)
+    stats.count_completion(Answer(b"", prompt_tokens=10, cost_usd=0.25))
+    assert mipro_reason(stats, max_rollout_spend_usd=0.6, max_proposal_spend_usd=0.3) is None
+    assert mipro_reason(stats, max_rollout_spend_usd=0.5) == "rollout_cost_budget"
+    assert mipro_reason(stats, max_proposal_spend_usd=0.25) == "proposal_cost_budget"
 
 
 # --- what comes first ------------------------------------------------------------------------------------------------

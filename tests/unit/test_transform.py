@@ -63,7 +63,42 @@ def test_a_change_of_roles_alone_is_no_difference() -> None:
     assert diff(before, after).replacements == ()
 
 
-def test_prompts_of_different_length_have_no_difference() -> None:
+def test_a_prompt_that_lacks_a_section_is_no_change_of_the_other() -> None:
     before = prompt(["one", "two", "three"])
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(PromptError, match="'s2'"):
         diff(before, replace(before, sections=before.sections[:2]))
+
+
+DEMOS = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["", "solve"])), max_size=3)
+
+
+def with_demos(template: PromptTemplate, demos: list[tuple[int, str]]) -> PromptTemplate:
+    """demos: before which section each is put, and its module."""
+    sections = list(template.sections)
+    for number, (at, module) in enumerate(demos):
+        sections.insert(at, Section(f"demo_{number}", "assistant", f"text {number}", 0, module))
+    return replace(template, sections=tuple(replace(section, order=order) for order, section in enumerate(sections)))
+
+
+@LAW
+@given(TEXTS, TEXTS, DEMOS)
+def test_messages_that_are_added_are_part_of_the_difference_and_of_its_json(
+    before: list[str], after: list[str], demos: list[tuple[int, str]]
+) -> None:
+    one, other = prompt(before), with_demos(prompt(after), demos)
+    body = json.loads(json.dumps(diff(one, other).to_json()))
+    assert PromptTransformation.from_json(body).apply(one) == other
+    assert [demo["name"] for demo in body.get("demos", [])] == [
+        section.name for section in other.sections if section.name.startswith("demo")
+    ]
+
+
+@LAW
+@given(TEXTS, TEXTS, DEMOS)
+def test_the_texts_alone_give_the_second_without_what_is_added(
+    before: list[str], after: list[str], demos: list[tuple[int, str]]
+) -> None:
+    body = diff(prompt(before), with_demos(prompt(after), demos)).to_json()
+    assert body == {**diff(prompt(before), prompt(after)).to_json(), **({"demos": body["demos"]} if demos else {})}
+    alone = PromptTransformation.from_json({"text_replacements": body["text_replacements"]})
+    assert alone.apply(prompt(before)) == prompt(after)

@@ -98,7 +98,7 @@ class CreateJob(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, json_schema_extra={"examples": [EXAMPLE_CREATE]})
 
-    algorithm: str = Field(description="gepa", max_length=100)
+    algorithm: str = Field(description="gepa or mipro", max_length=100)
     config_body: dict[str, Any] = Field(description="The config; its section is `prompt_learning`.")
     overrides: dict[str, Any] | None = Field(
         default=None, description="Values that replace those of `config_body`; keys may be dotted paths."

@@ -16,7 +16,7 @@ from promptjobs.clients.http import Outgoing
 from promptjobs.clients.llm import Llm
 from promptjobs.clients.pricing import load_prices
 from promptjobs.clients.providers import Providers
-from promptjobs.core.limits import check_budget
+from promptjobs.core.optimizers import check_budget
 from promptjobs.db import embedded
 from promptjobs.db.migrate import migrate
 from promptjobs.db.session import Database

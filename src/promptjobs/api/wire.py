@@ -65,7 +65,7 @@ def job_object(row: JobRow, *, is_listed: bool = False) -> Json:
         "iteration": None if progress is None else progress["generation"],
         "policy": {"provider": config["policy"]["provider"], "model": config["policy"]["model"]},
         "task_app_url": config["task_app"]["url"],
-        "rollout_budget": config["gepa"]["rollout_budget"],
+        "rollout_budget": config[config["algorithm"]]["rollout_budget"],
     }
 
 

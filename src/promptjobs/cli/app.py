@@ -140,6 +140,9 @@ def migrate(
 
 @app.command(rich_help_panel=SERVICE_PANEL, epilog=EXIT_CODES)
 def demo(
+    algorithm: Annotated[
+        str, typer.Option(help="gepa, for one prompt, or mipro, for a program of two calls.")
+    ] = "gepa",
     provider: Annotated[str, typer.Option(help="demo, which is offline, or openai, groq, google, …")] = "demo",
     model: Annotated[str | None, typer.Option(help="Its model whose prompt is improved.", show_default=False)] = None,
     meta_model: Annotated[
@@ -160,6 +163,7 @@ def demo(
 
     \b
     promptjobs demo
+    promptjobs demo --algorithm mipro
     promptjobs demo --keep --port 8700
     OPENAI_API_KEY=… promptjobs demo --provider openai --model gpt-4o-mini
     """
@@ -170,7 +174,7 @@ def demo(
         from promptjobs.cli.demo_job import DemoOptions
         from promptjobs.cli.service_settings import read_settings
 
-        options = DemoOptions(provider.lower(), model, meta_model, budget, port, keep)
+        options = DemoOptions(provider.lower(), model, meta_model, budget, port, keep, algorithm.lower())
         job = run_demo(options, read_settings(data_dir=data_dir), terminal)
     raise typer.Exit(EXIT_OF_STATUS[job["status"]])
 
@@ -196,6 +200,7 @@ def run(
 
     \b
     promptjobs run configs/gepa_support_tickets.toml --output best_prompt.json
+    promptjobs run configs/mipro_support_tickets.toml --detach
     promptjobs run job.toml --set prompt_learning.policy.model=gpt-4o-mini --set prompt_learning.gepa.rollout.budget=400
     promptjobs run job.toml --json | tail -n 1 | jq .best_prompt_messages
     """

@@ -80,14 +80,14 @@ def _introduce(options: DemoOptions, say: Console) -> None:
     overrides = overrides_of(options, DEFAULT_URL)
     if options.provider != OFFLINE:
         Providers(provider_environment()).get(options.provider)
-    say.print(Text.assemble(("promptjobs demo", "bold"), ": GEPA improves the prompt of a ticket classifier"))
+    say.print(Text.assemble(("promptjobs demo", "bold"), f": {options.plan.title}"), soft_wrap=True)
     if options.provider == OFFLINE:
         say.print(Text("offline: two small models on this machine, no key, and nothing leaves it", "dim"))
         return
     writer = options.meta_model or options.model
     say.print(
         Text(
-            f"it sends up to {calls_planned(overrides)} calls, one ticket each, to {options.model} of "
+            f"it sends up to {calls_planned(options, overrides)} calls, one ticket each, to {options.model} of "
             f"{options.provider}, and a few dozen to {writer}, which writes prompts; Ctrl-C ends it",
             "yellow",
         ),
@@ -167,7 +167,7 @@ async def _has_worker(database_url: str) -> bool:
 
 
 def _run_job(remote: Remote, service: Service, options: DemoOptions, task_app_url: str, terminal: Terminal) -> Json:
-    config = demo_config()
+    config = demo_config(options.algorithm)
     job_id: str | None = None
     try:
         job = remote.create(algorithm_of(config), config, overrides_of(options, task_app_url))

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime
 from typing import Any, Self
 
 from rich.console import Console, RenderableType
@@ -12,22 +11,11 @@ from rich.table import Column
 from rich.text import Text
 
 from promptjobs.cli.follow import Display
+from promptjobs.cli.notes import Notes
 from promptjobs.cli.remote import Event
-from promptjobs.cli.text import one_line, score, write_line
+from promptjobs.cli.text import one_line, score, tried, write_line
 
 PROGRESS = "prompt.learning.progress"
-NOTABLE = {
-    "prompt.learning.gepa.baseline": "cyan",
-    "prompt.learning.gepa.new_best": "bold green",
-    "prompt.learning.proposal.refused": "yellow",
-    "prompt.learning.phase.changed": "dim",
-    "prompt.learning.gepa.termination.triggered": "dim",
-    "prompt.learning.validation.scored": "cyan",
-    "prompt.learning.cancel.requested": "yellow",
-}
-"""Events that are told in a line of their own, and how; so are all that are more than information."""
-
-STYLE_OF_LEVEL = {"warning": "yellow", "error": "bold red"}
 LINE_EVERY_SECONDS = 3.0
 
 
@@ -40,28 +28,9 @@ def display_for(out: Console, *, as_json: bool) -> AbstractContextManager[Displa
     return nullcontext(Lines(out))
 
 
-class Notes:
-    """Turns notable events into lines, with the time since the job's first event in front."""
-
-    def __init__(self) -> None:
-        self._first: datetime | None = None
-
-    def line(self, event: Event) -> Text | None:
-        self._first = self._first or event.created_at
-        style = STYLE_OF_LEVEL.get(event.level) or NOTABLE.get(event.type)
-        if style is None:
-            return None
-        seconds = (event.created_at - self._first).total_seconds()
-        return Text.assemble((f"{seconds:8.1f} s  ", "dim"), (one_line(event.message), style))
-
-
 def figures(progress: Mapping[str, Any]) -> str:
-    """Best score, baseline and number of proposals in a few words."""
-    proposals = progress["trials_tried"]
-    return (
-        f"best {score(progress['best_score'])} · baseline {score(progress['baseline_score'])} · "
-        f"{proposals} {'proposal' if proposals == 1 else 'proposals'}"
-    )
+    """Best score, baseline, and how much was tried, in a few words."""
+    return f"best {score(progress['best_score'])} · baseline {score(progress['baseline_score'])} · {tried(progress)}"
 
 
 class TwoLines(Progress):
@@ -101,13 +70,13 @@ class Bar:
         self._progress.stop()
 
     def show(self, event: Event) -> None:
+        for line in self._notes.lines(event):
+            self._progress.console.print(line)
         if event.type == PROGRESS:
             data = event.data
             done, total = data["rollouts_completed"], data["rollouts_total"]
             self._progress.figures = figures(data)
             self._progress.update(self._task, description=data["phase"], completed=done, total=total)
-        elif line := self._notes.line(event):
-            self._progress.console.print(line)
 
     def show_break(self, cause: str, attempt: int) -> None:
         self._progress.console.print(Text(f"           {break_line(cause, attempt)}", "yellow"))
@@ -123,10 +92,10 @@ class Lines:
         self._next_at = -LINE_EVERY_SECONDS
 
     def show(self, event: Event) -> None:
+        for line in self._notes.lines(event):
+            self._out.print(line, soft_wrap=True)
         if event.type == PROGRESS:
             self._show_progress(event.data)
-        elif line := self._notes.line(event):
-            self._out.print(line, soft_wrap=True)
 
     def _show_progress(self, data: Mapping[str, Any]) -> None:
         now = self._clock()

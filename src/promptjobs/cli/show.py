@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from promptjobs.cli.remote import DEFAULT_URL, JOBS_PATH, TERMINAL, Json
-from promptjobs.cli.text import cost, duration, one_line, readable_json, score
+from promptjobs.cli.text import cost, duration, one_line, readable_json, score, tried
 
 STYLE_OF_STATUS = {"succeeded": "bold green", "failed": "bold red", "cancelled": "bold yellow", "running": "cyan"}
 
@@ -30,11 +30,13 @@ def print_job(out: Console, job: Json) -> None:
         out.print()
         shown = snapshot["modules"] if "modules" in snapshot else snapshot["messages"]
         print_prompt(out, shown, is_baseline=snapshot["is_baseline_best"])
+        for line in stages(snapshot):
+            out.print(Text(line, "dim"), soft_wrap=True)
         out.print()
         print_scores(out, snapshot)
     if job["status"] in TERMINAL and (stats := job["metadata"].get("stats")):
         out.print()
-        out.print(_counters(stats))
+        out.print(_counters(counters(stats, snapshot)))
     elif job["progress"]:
         out.print(Text(_state(job["progress"])), soft_wrap=True)
 
@@ -51,7 +53,7 @@ def _headline(job: Json) -> Text:
 def _state(progress: Mapping[str, Any]) -> str:
     done = f"{progress['rollouts_completed']}/{progress['rollouts_total']} rollouts"
     scores = f"best {score(progress['best_score'])}, baseline {score(progress['baseline_score'])}"
-    return f"{progress['phase']}: {done}, {scores}, {progress['trials_tried']} proposals"
+    return f"{progress['phase']}: {done}, {scores}, {tried(progress)}"
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
@@ -144,31 +146,70 @@ def print_prompt(out: Console, messages: Sequence[Mapping[str, Any]], *, is_base
     out.rule(style="green")
 
 
-def _counters(stats: Mapping[str, Any]) -> Table:
+def stages(snapshot: Mapping[str, Any]) -> list[str]:
+    """What each stage's prompt is made of; none where the search had no stages to choose for."""
+    candidate = snapshot.get("best_candidate")
+    if candidate is None:
+        return []
+    pools = snapshot["bootstrap"]["few_shot_examples"]
+    return [
+        f"{stage}: {_instructions(part['instruction_ids'])}, "
+        f"{_examples([pools[stage][index]['seed'] for index in part['demo_indices']])}"
+        for stage, part in candidate["stage_payloads"].items()
+    ]
+
+
+def _instructions(ids: Sequence[int]) -> str:
+    if not ids:
+        return "the baseline's instruction"
+    return f"{'instruction' if len(ids) == 1 else 'instructions'} {' and '.join(map(str, ids))}"
+
+
+def _examples(seeds: Sequence[int]) -> str:
+    if not seeds:
+        return "no examples"
+    many = len(seeds) > 1
+    return f"{len(seeds)} {'examples' if many else 'example'} of seed{'s' if many else ''} {', '.join(map(str, seeds))}"
+
+
+def _counters(named: Sequence[tuple[str, str]]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    for name, value in counters(stats):
+    for name, value in named:
         table.add_row(name, value)
     return table
 
 
-def counters(stats: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a job has used, by name."""
+def counters(stats: Mapping[str, Any], snapshot: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:
+    """What a job has used, by name. snapshot: with the banks, where a search by trials has chosen from such."""
     phases = [
         (name, stats[f"{name}_rollouts_executed"]) for name in ("bootstrap", "optimization", "validation", "test")
     ]
     by_phase = ", ".join(f"{name} {count:,}" for name, count in phases if count)
     rollouts = f"{stats['total_rollouts']:,}" + (f" ({by_phase})" if by_phase else "")
     apart = f"{stats['failed_rollouts']:,} failed, {stats['reused_rollouts']:,} scores reused"
-    refused = stats["trials_tried"] - stats["transformations_evaluated"]
     tokens = f"rollouts {stats['rollout_tokens_used']:,}, proposals {stats['mutation_tokens_used']:,}"
     return [
         ("rollouts", f"{rollouts}, {apart}"),
-        ("proposals", f"{stats['trials_tried']:,}, {refused:,} refused, {stats['mutation_calls']:,} calls"),
+        *_tried(stats, snapshot),
         ("tokens", f"{stats['total_tokens']:,} ({tokens})"),
         ("cost", cost(stats["total_cost_usd"])),
         ("time", duration(stats["total_time_seconds"])),
+    ]
+
+
+def _tried(stats: Mapping[str, Any], snapshot: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    calls = f"{stats['mutation_calls']:,} calls"
+    if snapshot is None or "instruction_bank" not in snapshot:
+        refused = stats["trials_tried"] - stats["transformations_evaluated"]
+        return [("proposals", f"{stats['trials_tried']:,}, {refused:,} refused, {calls}")]
+    pools = snapshot["bootstrap"]["few_shot_examples"]
+    examples = ", ".join(f"{len(pool)} for {stage}" for stage, pool in pools.items())
+    return [
+        ("trials", f"{snapshot['total_trials']:,}"),
+        ("proposals", f"{len(snapshot['instruction_bank']):,} instructions, {calls}"),
+        ("examples", examples),
     ]
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
@@ -26,6 +27,14 @@ def readable_json(value: Any) -> str:
 
 def score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def tried(progress: Mapping[str, Any]) -> str:
+    """Of a search by trials the trials, of any other the proposals."""
+    if "num_iterations" in progress:
+        return f"{progress['transformations_tried']} of {progress['transformations_planned']} trials"
+    proposals = progress["trials_tried"]
+    return f"{proposals} {'proposal' if proposals == 1 else 'proposals'}"
 
 
 def duration(seconds: float) -> str:

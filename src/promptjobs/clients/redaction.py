@@ -12,10 +12,15 @@ LONG_RUN = re.compile(r"[A-Za-z0-9_\-]{32,}")
 URL_IN_TEXT = re.compile(r"https?://[^\s\"'<>\\]+")
 BEARER = re.compile(r"(?i)\b(bearer|basic)\s+\S+")
 SECRET_FIELD = re.compile(
-    r"(?i)([\w\-]*(?:api[_\-]?keys?|secret|token|password|authorization|prefix(?:es)?)[\"']?\s*[:=]\s*)"
+    r"(?i)((?<![\w\-])[\w\-]*(?:api[_\-]?keys?|secret|token|password|authorization|prefix(?:es)?)[\"']?\s*[:=]\s*)"
     r"(\[[^\]]*\]|\"[^\"]*\"|'[^']*'|[^\s\"',}\]]+)"
 )
+"""A name is tried from its beginning alone: from every character of a long one would take quadratic time."""
+
 SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+KEY_PART = re.compile(r"(?=[0-9]*[A-Za-z])(?=[A-Za-z]*[0-9])[A-Za-z0-9]{8,}|[A-Za-z0-9]{24,}")
+"""What a key has and a name of several words has not: letters mixed with digits, or no end."""
 
 
 def shown_url(url: str) -> str:
@@ -32,21 +37,34 @@ def redacted(text: str, secrets: Iterable[str] = (), limit: int = EXCERPT) -> st
 
     Also a beginning of a secret is blotted out, as some servers repeat the first characters of the key they got.
     """
-    text = text[:SCANNED]
-    for secret in secrets:
-        if secret:
-            text = re.sub(re.escape(secret[:6]) + r"[^\s\"',}\]]*", "[key]", text)
-    text = BEARER.sub(r"\1 [key]", text)
-    text = SECRET_FIELD.sub(r"\1[redacted]", text)
-    text = URL_IN_TEXT.sub(lambda found: shown_url(found[0]), text)
-    text = LONG_RUN.sub(_beginning, text)
-    text = SPACE.sub(" ", text).strip().encode("utf-8", "replace").decode()
-    return text if len(text) <= limit else text[:limit] + "…"
+    text = LONG_RUN.sub(_beginning, _blotted(text[:SCANNED], secrets))
+    return _cut(SPACE.sub(" ", text).strip(), limit)
+
+
+def redacted_text(text: str, secrets: Iterable[str] = (), limit: int = EXCERPT) -> str:
+    """`redacted` for what is to be read as a whole: lines stay, and so do long names of several words."""
+    text = LONG_RUN.sub(_shortened_key, _blotted(text[: 4 * limit], secrets))
+    return _cut(CONTROL.sub(" ", text).strip(), limit)
 
 
 def redacted_body(body: bytes, secrets: Iterable[str] = (), limit: int = EXCERPT) -> str:
     """`redacted` for bytes that claim to be text."""
     return redacted(body[: 4 * SCANNED].decode("utf-8", "replace"), secrets, limit)
+
+
+def _blotted(text: str, secrets: Iterable[str]) -> str:
+    """Without the secrets, what is named like one, and the private parts of URLs."""
+    for secret in secrets:
+        if secret:
+            text = re.sub(re.escape(secret[:6]) + r"[^\s\"',}\]]*", "[key]", text)
+    text = BEARER.sub(r"\1 [key]", text)
+    text = SECRET_FIELD.sub(r"\1[redacted]", text)
+    return URL_IN_TEXT.sub(lambda found: shown_url(found[0]), text)
+
+
+def _cut(text: str, limit: int) -> str:
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= limit else text[:limit] + "…"
 
 
 def _shown_host(parts: SplitResult) -> str:
@@ -57,3 +75,7 @@ def _shown_host(parts: SplitResult) -> str:
 
 def _beginning(found: re.Match[str]) -> str:
     return found[0][:6] + "…"
+
+
+def _shortened_key(found: re.Match[str]) -> str:
+    return _beginning(found) if KEY_PART.search(found[0]) else found[0]

@@ -18,9 +18,18 @@ from promptjobs.clients.rollout_reply import (
     read_policy_url_reply,
     read_sdk_reply,
 )
-from promptjobs.errors import DeadlineExceeded, InvalidReply, TaskAppFailed, TaskAppUnreachable, Unreachable
+from promptjobs.clients.task_description import task_text
+from promptjobs.errors import (
+    DeadlineExceeded,
+    InvalidReply,
+    TaskAppFailed,
+    TaskAppHealthCheckFailed,
+    TaskAppUnreachable,
+    Unreachable,
+)
 
 RETRYABLE = frozenset({429, 502, 503, 504})
+NOT_THERE = frozenset({404, 405})
 CHECK_SECONDS = 15.0
 DESCRIPTION_CHARACTERS = 4_000
 WRONG_KEY = b"unauthori"
@@ -74,6 +83,7 @@ class TaskApp:
     def __init__(self, outgoing: Outgoing, url: str, key: SecretStr | None, dialect: Dialect | None) -> None:
         self.url, self.dialect = url, dialect
         self._outgoing, self._shown = outgoing, shown_url(url)
+        self._info: TaskInfo | None = None
         self._secrets = () if key is None else (key.get_secret_value(),)
         self._headers = {"content-type": "application/json", "accept": "application/json"}
         for secret in self._secrets:
@@ -82,19 +92,40 @@ class TaskApp:
     async def check(self) -> TaskInfo:
         """Make sure that the app is healthy and learn its dialect.
 
-        Raises TaskAppUnreachable with the cause, TargetNotAllowed, and InvalidRequest for a URL that is none.
+        Raises TaskAppHealthCheckFailed with the cause, TargetNotAllowed, and InvalidRequest for a URL that is none.
         """
+        try:
+            return await self._check()
+        except TaskAppUnreachable as exc:
+            raise TaskAppHealthCheckFailed(exc.url, exc.cause) from exc
+
+    async def _check(self) -> TaskInfo:
         health = await self._ask("GET", "/health")
         if health.status != 200:
             raise TaskAppUnreachable(self._shown, f"GET /health: {self._refusal(health)}")
         try:
-            detected, info = await self._task_info()
+            self._info = await self._read_info()
+        except TaskAppFailed as exc:
+            if self.dialect is None:
+                raise TaskAppUnreachable(self._shown, exc.detail) from exc
+            return TaskInfo(self.dialect, "")
         except TaskAppUnreachable:
             if self.dialect is None:
                 raise
             return TaskInfo(self.dialect, "")
-        self.dialect = self.dialect or detected
-        return TaskInfo(self.dialect, _description(info), info)
+        self.dialect = self._info.dialect
+        return self._info
+
+    async def description(self) -> str:
+        """What the app says about its task, as a text without secrets; "" where it has no /task_info.
+
+        It is what `check` has read, else read now. Raises TaskAppUnreachable, TaskAppFailed, TargetNotAllowed.
+        """
+        if self.dialect is None:
+            await self.check()
+        if self._info is None:
+            self._info = await self._read_info()
+        return task_text(self._info.raw, self._secrets)
 
     async def rollout(self, request: RolloutRequest, *, timeout_seconds: float) -> RolloutReply:
         """Run the app on one seed. An app that was not checked before is checked first.
@@ -112,30 +143,37 @@ class TaskApp:
             timeout_seconds=timeout_seconds,
         )
         if not 200 <= reply.status < 300:
-            raise TaskAppFailed(
-                self._shown,
-                self._refusal(reply),
-                reply.status,
-                retryable=reply.status in RETRYABLE,
-                retry_after_seconds=retry_after_seconds(reply.headers),
-            )
+            raise self._failed(reply, self._refusal(reply))
         read = read_sdk_reply if dialect is Dialect.SDK else read_policy_url_reply
         return read(read_json(reply.body, self._shown), request.seed, self._shown)
 
-    async def _task_info(self) -> tuple[Dialect, Mapping[str, Any]]:
-        dialect: Dialect | None = None
+    async def _read_info(self) -> TaskInfo:
+        """Raises TaskAppUnreachable; TaskAppFailed where the answer is none. A known app may have no /task_info."""
+        found: Dialect | None = None
         reply = await self._ask("GET", "/task_info")
-        if reply.status in {404, 405}:
-            reply, dialect = await self._ask("POST", "/task_info", b"{}"), Dialect.POLICY_URL
+        if reply.status in NOT_THERE:
+            reply, found = await self._ask("POST", "/task_info", b"{}"), Dialect.POLICY_URL
+        if reply.status in NOT_THERE and self.dialect is not None:
+            return TaskInfo(self.dialect, "")
         if reply.status != 200:
-            raise TaskAppUnreachable(self._shown, f"/task_info: {self._refusal(reply)}")
+            raise self._failed(reply, f"/task_info: {self._refusal(reply)}")
         try:
             info = read_json(reply.body, self._shown)
         except InvalidReply as exc:
-            raise TaskAppUnreachable(self._shown, f"/task_info: {exc.cause}") from exc
+            raise TaskAppFailed(self._shown, f"/task_info: {exc.cause}") from exc
         if not isinstance(info, Mapping):
-            raise TaskAppUnreachable(self._shown, "/task_info: it is not a JSON object")
-        return dialect or (Dialect.SDK if "taskset" in info else Dialect.POLICY_URL), info
+            raise TaskAppFailed(self._shown, "/task_info: it is not a JSON object")
+        dialect = self.dialect or found or (Dialect.SDK if "taskset" in info else Dialect.POLICY_URL)
+        return TaskInfo(dialect, _description(info), info)
+
+    def _failed(self, reply: Reply, detail: str) -> TaskAppFailed:
+        return TaskAppFailed(
+            self._shown,
+            detail,
+            reply.status,
+            retryable=reply.status in RETRYABLE,
+            retry_after_seconds=retry_after_seconds(reply.headers),
+        )
 
     async def _ask(self, method: str, path: str, body: bytes | None = None) -> Reply:
         try:

@@ -91,6 +91,15 @@ class Completion:
         object.__setattr__(self, "key", key)
 
 
+DESCRIPTION = "task_info"
+"""The purpose of the completion that the task app answers itself: with its own description, and no model."""
+
+
+def description_ask() -> Completion:
+    """Asks what the task app says about its task. The text is "" where it says nothing; no token is used."""
+    return Completion(DESCRIPTION, MetaModel("task_app", DESCRIPTION, 0.0, 1), ())
+
+
 Ask = Rollout | Completion
 
 

@@ -1,16 +1,21 @@
 """The resolved config of a job: what runs is what is stored and shown. `resolve` makes it, once per job."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from promptjobs.core.config_body import Json, as_json, merged, task_app_key, without_secrets
-from promptjobs.core.config_fields import FIELD_AT, support_table
+from promptjobs.core.config_fields import ALGORITHMS, TABLE_OF, support_table
 from promptjobs.core.config_gepa import GepaConfig, gepa_config
+from promptjobs.core.config_mipro import MiproConfig, StageConfig, TpeConfig
 from promptjobs.core.config_modules import ModuleConfig, program_template, read_modules
+from promptjobs.core.config_policy import PolicyConfig, Price, job_policy
 from promptjobs.core.config_prompt import MessageConfig, PromptConfig, read_prompt
+from promptjobs.core.config_reading_mipro import mipro_config
+from promptjobs.core.config_search import SearchConfig
 from promptjobs.core.config_sections import (
     AdaptiveBatchConfig,
     AdaptivePoolConfig,
@@ -24,31 +29,37 @@ from promptjobs.core.config_sections import (
 from promptjobs.core.config_support import SECTION, FieldSupport
 from promptjobs.core.config_values import Given, read_fields, shown
 from promptjobs.core.prompt import PromptTemplate
-from promptjobs.errors import InvalidConfig, NotYetSupported
+from promptjobs.errors import InvalidConfig, MiproConfigurationError, NotYetSupported
 
 __all__ = [
     "AdaptiveBatchConfig",
     "AdaptivePoolConfig",
     "FieldSupport",
     "GepaConfig",
+    "GepaJobConfig",
     "GuardsConfig",
     "JobConfig",
     "MessageConfig",
     "MetaModelConfig",
+    "MiproConfig",
+    "MiproJobConfig",
     "ModuleConfig",
     "PolicyConfig",
     "Price",
     "PromptConfig",
     "ProxyModelsConfig",
     "Resolution",
+    "SearchConfig",
+    "StageConfig",
     "TaskAppConfig",
+    "TpeConfig",
     "VerifierConfig",
+    "read_config",
     "resolve",
     "support_table",
 ]
 
-ALGORITHMS = ("gepa",)
-LATER = ("mipro", "staged")
+LATER = ("staged",)
 MAX_WARNINGS = 50
 
 
@@ -62,36 +73,54 @@ class TaskAppConfig(Resolved):
     env_config: dict[str, Any] = Field(default_factory=dict)
 
 
-class Price(Resolved):
-    input_usd_per_million: float
-    output_usd_per_million: float
+class JobConfig(Resolved, ABC):
+    """All that determines a job, without secrets. Equal to what its JSON form reads back as.
 
+    The search stands below the algorithm's name: {"algorithm": "gepa", ..., "gepa": {...}}.
+    """
 
-class PolicyConfig(Resolved):
-    """The model under optimization. price: None where the server's price list decides."""
-
-    provider: str
-    model: str
-    temperature: float = 0.0
-    max_completion_tokens: int = 512
-    policy_name: str | None = None
-    price: Price | None = None
-
-
-class JobConfig(Resolved):
-    """All that determines a job, without secrets. Equal to what its JSON form reads back as."""
-
-    algorithm: Literal["gepa"]
+    algorithm: Literal["gepa", "mipro"]
     task_app: TaskAppConfig
     policy: PolicyConfig
     initial_prompt: PromptConfig | None = None
-    gepa: GepaConfig
+
+    @property
+    @abstractmethod
+    def search(self) -> SearchConfig: ...
 
     def template(self) -> PromptTemplate | None:
         """The baseline prompt; None where the task app's own messages are the baseline."""
-        if self.gepa.modules:
-            return program_template(self.gepa.modules)
+        if self.search.modules:
+            return program_template(self.search.modules)
         return None if self.initial_prompt is None else self.initial_prompt.template()
+
+
+class GepaJobConfig(JobConfig):
+    algorithm: Literal["gepa"]
+    gepa: GepaConfig
+
+    @property
+    def search(self) -> GepaConfig:
+        return self.gepa
+
+
+class MiproJobConfig(JobConfig):
+    algorithm: Literal["mipro"]
+    mipro: MiproConfig
+
+    @property
+    def search(self) -> MiproConfig:
+        return self.mipro
+
+
+_STORED: TypeAdapter[GepaJobConfig | MiproJobConfig] = TypeAdapter(
+    Annotated[GepaJobConfig | MiproJobConfig, Field(discriminator="algorithm")]
+)
+
+
+def read_config(stored: str | bytes) -> JobConfig:
+    """The config that `JobConfig.model_dump_json` has written, this version's or an earlier one's."""
+    return _STORED.validate_json(stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +136,19 @@ class Resolution:
 def resolve(algorithm: str, config_body: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> Resolution:
     """Read a request once and for all: overrides applied, aliases joined, defaults filled in, ranges checked.
 
-    Raises InvalidConfig or NotYetSupported; `field` is the dotted path.
+    Raises InvalidConfig, of a MIPRO job MiproConfigurationError, or NotYetSupported; `field` is the dotted path.
     """
     _check_algorithm(algorithm)
+    try:
+        return _resolved(algorithm, config_body, overrides)
+    except InvalidConfig as error:
+        if algorithm != "mipro":
+            raise
+        detail = str(error) if error.field is None else str(error).removeprefix(f"{error.field}: ")
+        raise MiproConfigurationError(detail, error.field) from error
+
+
+def _resolved(algorithm: str, config_body: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> Resolution:
     body, changes = as_json(config_body), as_json(overrides or {}, ("overrides",))
     for name, tree in (("config_body", body), ("overrides", changes)):
         if not isinstance(tree, dict):
@@ -120,8 +159,11 @@ def resolve(algorithm: str, config_body: Mapping[str, Any], overrides: Mapping[s
     named = whole[SECTION].get("algorithm")
     if named is not None and named != algorithm:
         raise InvalidConfig(f"is {shown(named)}, and the request says {shown(algorithm)}", f"{SECTION}.algorithm")
-    given = read_fields(whole, changed)
-    config, warnings = _job_config(given)
+    given = read_fields(whole, changed, TABLE_OF[algorithm])
+    for path in (f"{SECTION}.task_app_url", f"{SECTION}.policy.provider", f"{SECTION}.policy.model"):
+        if given.values[path] is None:
+            raise InvalidConfig(f"is required: a {TABLE_OF[algorithm].at[path].expected}", path)
+    config, warnings = _mipro_job(given) if algorithm == "mipro" else _gepa_job(given)
     warnings = [*given.warnings, *warnings]
     if len(warnings) > MAX_WARNINGS:
         warnings = [*warnings[:MAX_WARNINGS], f"and {len(warnings) - MAX_WARNINGS} more"]
@@ -138,27 +180,14 @@ def _check_algorithm(algorithm: str) -> None:
         raise InvalidConfig(f"expected one of {', '.join(ALGORITHMS)}, got {shown(algorithm)}", "algorithm")
 
 
-def _job_config(given: Given) -> tuple[JobConfig, list[str]]:
+def _gepa_job(given: Given) -> tuple[JobConfig, list[str]]:
     values = given.values
-    for path in (f"{SECTION}.task_app_url", f"{SECTION}.policy.provider", f"{SECTION}.policy.model"):
-        if values[path] is None:
-            raise InvalidConfig(f"is required: a {FIELD_AT[path].expected}", path)
-    policy = _policy(values)
+    policy = job_policy(values)
     prompt, modules, prompt_warnings = _baseline(values, policy)
     template = program_template(modules) if modules else prompt.template() if prompt is not None else None
     gepa, gepa_warnings = gepa_config(given, Model(policy.provider, policy.model), template, modules)
-    config = JobConfig(
-        algorithm="gepa",
-        task_app=TaskAppConfig(
-            url=values[f"{SECTION}.task_app_url"],
-            id=values[f"{SECTION}.task_app_id"],
-            dialect=values[f"{SECTION}.task_app_dialect"],
-            env_name=values[f"{SECTION}.gepa.env_name"],
-            env_config=as_json(values[f"{SECTION}.gepa.env_config"]),
-        ),
-        policy=policy,
-        initial_prompt=prompt,
-        gepa=gepa,
+    config = GepaJobConfig(
+        algorithm="gepa", task_app=_task_app(values, "gepa"), policy=policy, initial_prompt=prompt, gepa=gepa
     )
     if policy.price is None and "cost" in gepa.objectives:
         gepa_warnings.append(
@@ -167,32 +196,38 @@ def _job_config(given: Given) -> tuple[JobConfig, list[str]]:
     return config, [*prompt_warnings, *gepa_warnings]
 
 
+def _mipro_job(given: Given) -> tuple[JobConfig, list[str]]:
+    values, path = given.values, f"{SECTION}.initial_prompt"
+    policy = job_policy(values)
+    prompt, prompt_warnings = (None, []) if values[path] is None else read_prompt(values[path], path)
+    mipro, prompt, warnings = mipro_config(given, policy, prompt)
+    config = MiproJobConfig(
+        algorithm="mipro", task_app=_task_app(values, "mipro"), policy=policy, initial_prompt=prompt, mipro=mipro
+    )
+    return config, [*prompt_warnings, *warnings]
+
+
+def _task_app(values: Mapping[str, Any], algorithm: str) -> TaskAppConfig:
+    return TaskAppConfig(
+        url=values[f"{SECTION}.task_app_url"],
+        id=values[f"{SECTION}.task_app_id"],
+        dialect=values[f"{SECTION}.task_app_dialect"],
+        env_name=values[f"{SECTION}.{algorithm}.env_name"],
+        env_config=as_json(values[f"{SECTION}.{algorithm}.env_config"]),
+    )
+
+
 def _baseline(
     values: Mapping[str, Any], policy: PolicyConfig
 ) -> tuple[PromptConfig | None, tuple[ModuleConfig, ...], list[str]]:
-    """The prompt or the modules that the job starts from, and warnings."""
+    """The prompt or the modules that a GEPA job starts from, and warnings."""
     whole, divided = f"{SECTION}.initial_prompt", f"{SECTION}.gepa.modules"
     if values[divided] is not None:
         if values[whole] is not None:
             raise InvalidConfig("stands beside initial_prompt: the modules' messages are the baseline", divided)
-        modules, warnings = read_modules(values[divided], divided, policy.model_dump())
+        modules, warnings = read_modules(values[divided], divided, policy)
         return None, modules, warnings
     if values[whole] is None:
         return None, (), []
     prompt, warnings = read_prompt(values[whole], whole)
     return prompt, (), warnings
-
-
-def _policy(values: Mapping[str, Any]) -> PolicyConfig:
-    prices = {name: values[f"{SECTION}.policy.price.{name}"] for name in Price.model_fields}
-    missing = [name for name, price in prices.items() if price is None]
-    if len(missing) == 1:
-        raise InvalidConfig("is required where the other price is given", f"{SECTION}.policy.price.{missing[0]}")
-    return PolicyConfig(
-        provider=values[f"{SECTION}.policy.provider"].lower(),
-        model=values[f"{SECTION}.policy.model"],
-        temperature=values[f"{SECTION}.policy.temperature"],
-        max_completion_tokens=values[f"{SECTION}.policy.max_completion_tokens"],
-        policy_name=values[f"{SECTION}.policy.policy_name"],
-        price=None if missing else Price(**prices),
-    )

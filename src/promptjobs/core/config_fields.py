@@ -1,24 +1,30 @@
 """The fields of a job's config, all of them: the job's own here, the search's in the rooms next to this one."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
 from promptjobs.core.config_fields_gepa import GEPA
-from promptjobs.core.config_fields_sections import SECTIONS
+from promptjobs.core.config_fields_mipro import MIPRO
+from promptjobs.core.config_fields_sections import GEPA_SECTIONS, MIPRO_SECTIONS, SHARED_SECTIONS
 from promptjobs.core.config_support import SECTION, UPSTREAM, FieldSupport, FieldType, choice, integer, never, number
 from promptjobs.core.config_support import off as _off
 from promptjobs.core.config_support import on as _on
 
 T = FieldType
+ALGORITHMS = ("gepa", "mipro")
 
 _JOB = (
-    choice("algorithm", "gepa", ("gepa",), "The search; the request's own `algorithm` must agree."),
-    _on("task_app_url", T.URL, None, "Base URL of the task app. Required."),
+    choice("algorithm", None, ALGORITHMS, "The search; the request's own `algorithm` must agree."),
+    _on("task_app_url", T.URL, None, "Base URL of the task app. Required.", "mipro.task_app_url"),
     _on(
         "task_app_api_key",
         T.SECRET,
         None,
         "Key that the task app is called with; `${ENVIRONMENT_API_KEY}` is the server's own. It is never stored.",
         "gepa.task_app_api_key",
+        "mipro.task_app_api_key",
     ),
-    _on("task_app_id", T.NAME, None, "The task app's id, for the reader."),
+    _on("task_app_id", T.NAME, None, "The task app's id, for the reader.", "mipro.task_app_id"),
     choice(
         "task_app_dialect",
         "auto",
@@ -51,7 +57,7 @@ _JOB = (
     ),
 )
 
-_PROGRAM = (
+_MODULES = (
     _on(
         "gepa.modules",
         T.MODULES,
@@ -61,6 +67,19 @@ _PROGRAM = (
     ),
 )
 
+
+TERMINATION = (
+    *("termination_config", "termination_conditions"),
+    *("mipro.termination_config", "mipro.termination_conditions"),
+)
+"""Tables that hold stops, the field's own first."""
+
+
+def _stop(*names: str, also: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The other names of a stop, of which the first one is its own. also: names outside of the tables."""
+    return (*[f"{table}.{name}" for table in TERMINATION for name in names][1:], *also)
+
+
 _STOPS = (
     integer(
         "termination_config.max_trials",
@@ -68,23 +87,32 @@ _STOPS = (
         1,
         10**9,
         "Stop after so many trials.",
-        "termination_config.max_trials_allowed",
+        *_stop("max_trials", "max_trials_allowed"),
     ),
-    integer("termination_config.max_rollouts", None, 1, 10**9, "Stop after so many rollouts."),
-    number("termination_config.max_time_seconds", None, 1, 31_536_000, "Stop after so many seconds of running."),
+    integer("termination_config.max_rollouts", None, 1, 10**9, "Stop after so many rollouts.", *_stop("max_rollouts")),
+    number(
+        "termination_config.max_time_seconds",
+        None,
+        1,
+        31_536_000,
+        "Stop after so many seconds of running.",
+        *_stop("max_time_seconds", also=("mipro.max_wall_clock_seconds",)),
+    ),
     number(
         "termination_config.max_duration_minutes",
         None,
         0.1,
         525_600,
         "The same in minutes; where both are given, the shorter time.",
+        *_stop("max_duration_minutes"),
     ),
     integer(
         "termination_config.max_total_tokens",
         None,
         1,
         10**15,
-        "Stop at so many tokens, those of rollouts, of the meta-model and of the judge together. Not in the SDK.",
+        "Stop at so many tokens, those of rollouts, of the meta-model and of the judge together.",
+        *_stop("max_total_tokens", also=("mipro.max_total_tokens",)),
     ),
     number(
         "termination_config.max_cost_usd",
@@ -92,11 +120,14 @@ _STOPS = (
         0.001,
         1_000_000,
         "Stop when the known costs of all calls reach this. Calls without a known price count as 0.",
-        "max_cost_usd",
-        "gepa.max_cost_usd",
-        "termination_config.max_total_spend_usd",
-        "gepa.token.max_spend_usd",
-        "gepa.max_spend_usd",
+        *_stop(
+            "max_cost_usd",
+            "max_total_spend_usd",
+            also=(
+                *("max_cost_usd", "gepa.max_cost_usd", "gepa.token.max_spend_usd", "gepa.max_spend_usd"),
+                *("mipro.max_cost_usd", "mipro.max_spend_usd"),
+            ),
+        ),
     ),
     number(
         "termination_config.score_threshold",
@@ -104,6 +135,7 @@ _STOPS = (
         0,
         1,
         "Stop when the best candidate's estimated score reaches this. Not in the SDK.",
+        *_stop("score_threshold"),
     ),
     number(
         "termination_config.max_error_rate",
@@ -111,40 +143,88 @@ _STOPS = (
         0,
         1,
         "Stop when a larger share of the rollouts failed; it is looked at from 20 answers on.",
+        *_stop("max_error_rate"),
     ),
-    integer("termination_config.max_consecutive_errors", None, 1, 10**9, "Stop when so many rollouts in a row failed."),
+    integer(
+        "termination_config.max_consecutive_errors",
+        None,
+        1,
+        10**9,
+        "Stop when so many rollouts in a row failed.",
+        *_stop("max_consecutive_errors"),
+    ),
 )
 
 _NOT_YET = (
     _off("free_tier", T.FLAG, False, "A hosted plan."),
     _off(
-        "use_byok", T.FLAG, None, "A hosted plan: keys are the server's settings.", "gepa.use_byok", harmless=(False,)
+        "use_byok",
+        T.FLAG,
+        None,
+        "A hosted plan: keys are the server's settings.",
+        "gepa.use_byok",
+        "mipro.use_byok",
+        harmless=(False,),
     ),
-    _off("mipro", T.OTHER_ALGORITHM, None, "Another algorithm's section: reported and not used."),
+    _off("mipro", T.OTHER_ALGORITHM, None, "In a GEPA job another algorithm's section: reported and not used."),
+    _off("gepa", T.OTHER_ALGORITHM, None, "In a MIPRO job another algorithm's section: reported and not used."),
     _off("gepa.evaluation.validation_pool", T.NAME, None, "A named pool of seeds.", "gepa.validation_pool"),
+    *(
+        _off(f"mipro.{name}", T.OBJECT, None, "Settings of a hosted service that no client describes.", harmless=({},))
+        for name in ("demo", "grounding", "meta_update")
+    ),
 )
 
-FIELDS: tuple[FieldSupport, ...] = (*_JOB, *_PROGRAM, *_STOPS, *GEPA, *SECTIONS, *_NOT_YET)
-
-FIELD_AT: dict[str, FieldSupport] = {path: field for field in FIELDS for path in (field.path, *field.aliases)}
-"""Each known path, aliases included, and its field."""
-
-TABLES: frozenset[str] = frozenset(
-    path[:at] for path in FIELD_AT for at, character in enumerate(path) if character == "."
+FIELDS: tuple[FieldSupport, ...] = (
+    *_JOB,
+    *_MODULES,
+    *_STOPS,
+    *GEPA,
+    *GEPA_SECTIONS,
+    *SHARED_SECTIONS,
+    *MIPRO,
+    *MIPRO_SECTIONS,
+    *_NOT_YET,
 )
-"""The paths of the tables that hold fields."""
+"""In the order of the documentation: carried out first, refused ones last."""
 
-SWITCHES: dict[str, str] = {
-    path: switch
-    for switch, tables in {
-        "level": ("gepa.adaptive_pool", "gepa.adaptive_batch"),
-        "enabled": ("verifier", "judge", "gepa.verifier", "gepa.judge"),
-    }.items()
-    for path in (f"{SECTION}.{table}" for table in tables)
-}
-"""Tables that may be written as the value of their switch alone: `adaptive_pool = "LOW"`, `verifier = false`."""
+SWITCHES = {"adaptive_pool": "level", "adaptive_batch": "level", "verifier": "enabled", "judge": "enabled"}
+"""Sections that may be written as the value of their switch alone: `adaptive_pool = "LOW"`, `verifier = false`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldTable:
+    """The fields of one algorithm's jobs. at: each known path, aliases included, and its field. tables: the paths of
+    the tables that hold fields. switches: by table, the name of the field that may stand for it."""
+
+    fields: tuple[FieldSupport, ...]
+    at: Mapping[str, FieldSupport]
+    tables: frozenset[str]
+    switches: Mapping[str, str]
+
+    @staticmethod
+    def of(fields: Sequence[FieldSupport]) -> "FieldTable":
+        at = {path: field for field in fields for path in (field.path, *field.aliases)}
+        tables = {path[:end] for path in at for end, character in enumerate(path) if character == "."}
+        switches = {path: SWITCHES[path.rpartition(".")[2]] for path in tables if path.rpartition(".")[2] in SWITCHES}
+        return FieldTable(tuple(fields), at, frozenset(tables), switches)
+
+
+def _of_algorithm(algorithm: str) -> FieldTable:
+    """Without the other algorithms' fields and names: what stands in their sections is another search's."""
+    others = tuple(f"{SECTION}.{other}." for other in ALGORITHMS if other != algorithm)
+    fields = [
+        replace(field, aliases=tuple(alias for alias in field.aliases if not alias.startswith(others)))
+        for field in FIELDS
+        if field.path != f"{SECTION}.{algorithm}" and not field.path.startswith(others)
+    ]
+    return FieldTable.of(fields)
+
+
+TABLE_OF: Mapping[str, FieldTable] = {algorithm: _of_algorithm(algorithm) for algorithm in ALGORITHMS}
+"""The fields by algorithm."""
 
 
 def support_table() -> list[FieldSupport]:
-    """Every field that is known, in the order of the documentation: carried out first, refused ones last."""
+    """Every field that is known, in the order of the documentation, with its names in all algorithms."""
     return list(FIELDS)

@@ -83,62 +83,82 @@ _GUARDS = (
 )
 
 
-def _pool(name: str, low: int, high: int, default: int | None, meaning: str) -> FieldSupport:
-    return integer(f"gepa.adaptive_pool.{name}", default, low, high, meaning)
+def _pool_fields(table: str, also: str | None, *, seeds: str, turn: str) -> tuple[FieldSupport, ...]:
+    """also: another path of the table. seeds, turn: what the search calls the pool's seeds, and what it counts in."""
 
+    def names(name: str) -> tuple[str, ...]:
+        return () if also is None else (f"{also}.{name}",)
 
-_POOL = (
-    choice(
-        "gepa.adaptive_pool.level",
-        "LOW",
-        LEVELS,
-        "Feedback seeds are taken from a pool that shrinks to the informative ones. `NONE`, or no section: all of"
-        " them, always. The level decides on what the section leaves out.",
-    ),
-    _pool("anchor_size", 0, MAX_SEEDS, None, "Seeds that always stay in it. Default: the level's 50, 30 or 20."),
-    _pool("pool_init_size", 1, MAX_SEEDS, None, "Its size at first. Default: the level's 150, 100 or 60."),
-    _pool("pool_min_size", 1, MAX_SEEDS, None, "Its size in the end. Default: the level's 100, 50 or 30."),
-    _pool("warmup_iters", 0, 10**6, None, "Proposals before it changes. Default: the level's 10, 5 or 3."),
-    _pool("anneal_stop_iter", 0, 10**6, None, "Proposals until it is smallest. Default: the level's 30, 20 or 10."),
-    _pool("pool_update_period", 1, 10**6, 3, "Proposals from one change to the next."),
-    _pool("min_evals_per_example", 1, 10**6, 3, "Scores by so many candidates make a seed known."),
-    _pool("k_info_prompts", 2, 10**6, 10, "A seed is informative where so many of the best candidates differ on it."),
-    number(
-        "gepa.adaptive_pool.info_buffer_factor",
-        0.9,
-        0.01,
-        1,
-        "A seed outside replaces one inside where its informativeness times this is larger.",
-    ),
-    number("gepa.adaptive_pool.info_epsilon", 1e-6, 0, 1, "Informativeness up to this counts as none."),
-    choice(
-        "gepa.adaptive_pool.anchor_selection_method",
-        "clustering",
-        ("random", "clustering"),
-        "Anchors are drawn, or stand for groups of seeds with like scores.",
-    ),
-    choice(
-        "gepa.adaptive_pool.exploration_strategy",
-        "diversity",
-        ("random", "diversity"),
-        "How places that informative seeds leave are filled: at random, or by what is least like the pool.",
-    ),
-    on(
-        "gepa.adaptive_pool.heatup_reserve_pool",
-        T.SEEDS,
-        None,
-        "Seeds that join in a heat-up. Default: the feedback seeds that are not in the pool.",
-    ),
-    choice(
-        "gepa.adaptive_pool.heatup_trigger",
-        "after_min_size",
-        ("after_min_size", "immediate", "every_N_trials_after_min"),
-        "When the first heat-up comes: when the pool is smallest, at once, or a cooldown after it was smallest.",
-    ),
-    _pool("heatup_size", 0, MAX_SEEDS, 20, "Seeds that join in a heat-up; 0 for none."),
-    _pool("heatup_cooldown_trials", 1, 10**6, 50, "Trials from one heat-up to the next at least."),
-    choice("gepa.adaptive_pool.heatup_schedule", "repeat", ("repeat", "once"), "Whether there are further ones."),
-)
+    def size(name: str, low: int, high: int, default: int | None, meaning: str) -> FieldSupport:
+        return integer(f"{table}.{name}", default, low, high, meaning, *names(name))
+
+    def word(name: str, default: str, choices: tuple[str, ...], meaning: str) -> FieldSupport:
+        return choice(f"{table}.{name}", default, choices, meaning, *names(name))
+
+    return (
+        word(
+            "level",
+            "LOW",
+            LEVELS,
+            f"{seeds} are taken from a pool that shrinks to the informative ones. `NONE`, or no section: all of"
+            " them, always. The level decides on what the section leaves out.",
+        ),
+        size("anchor_size", 0, MAX_SEEDS, None, "Seeds that always stay in it. Default: the level's 50, 30 or 20."),
+        size("pool_init_size", 1, MAX_SEEDS, None, "Its size at first. Default: the level's 150, 100 or 60."),
+        size("pool_min_size", 1, MAX_SEEDS, None, "Its size in the end. Default: the level's 100, 50 or 30."),
+        size("warmup_iters", 0, 10**6, None, f"{turn} before it changes. Default: the level's 10, 5 or 3."),
+        size("anneal_stop_iter", 0, 10**6, None, f"{turn} until it is smallest. Default: the level's 30, 20 or 10."),
+        size("pool_update_period", 1, 10**6, 3, f"{turn} from one change to the next."),
+        size("min_evals_per_example", 1, 10**6, 3, "Scores by so many candidates make a seed known."),
+        size(
+            "k_info_prompts", 2, 10**6, 10, "A seed is informative where so many of the best candidates differ on it."
+        ),
+        number(
+            f"{table}.info_buffer_factor",
+            0.9,
+            0.01,
+            1,
+            "A seed outside replaces one inside where its informativeness times this is larger.",
+            *names("info_buffer_factor"),
+        ),
+        number(
+            f"{table}.info_epsilon",
+            1e-6,
+            0,
+            1,
+            "Informativeness up to this counts as none.",
+            *names("info_epsilon"),
+        ),
+        word(
+            "anchor_selection_method",
+            "clustering",
+            ("random", "clustering"),
+            "Anchors are drawn, or stand for groups of seeds with like scores.",
+        ),
+        word(
+            "exploration_strategy",
+            "diversity",
+            ("random", "diversity"),
+            "How places that informative seeds leave are filled: at random, or by what is least like the pool.",
+        ),
+        on(
+            f"{table}.heatup_reserve_pool",
+            T.SEEDS,
+            None,
+            f"Seeds that join in a heat-up. Default: the {seeds.lower()} that are not in the pool.",
+            *names("heatup_reserve_pool"),
+        ),
+        word(
+            "heatup_trigger",
+            "after_min_size",
+            ("after_min_size", "immediate", "every_N_trials_after_min"),
+            "When the first heat-up comes: when the pool is smallest, at once, or a cooldown after it was smallest.",
+        ),
+        size("heatup_size", 0, MAX_SEEDS, 20, "Seeds that join in a heat-up; 0 for none."),
+        size("heatup_cooldown_trials", 1, 10**6, 50, "Trials from one heat-up to the next at least."),
+        word("heatup_schedule", "repeat", ("repeat", "once"), "Whether there are further ones."),
+    )
+
 
 _BATCH = (
     choice(
@@ -184,8 +204,11 @@ _BATCH = (
 )
 
 
-def _names(name: str) -> tuple[str, str, str]:
-    return (f"judge.{name}", f"gepa.verifier.{name}", f"gepa.judge.{name}")
+def _names(name: str) -> tuple[str, ...]:
+    return (
+        f"judge.{name}",
+        *(f"{algorithm}.{table}.{name}" for algorithm in ("gepa", "mipro") for table in ("verifier", "judge")),
+    )
 
 
 def _verifier(name: str, kind: FieldType, default: Any, meaning: str, **more: Any) -> FieldSupport:
@@ -274,7 +297,8 @@ _VERIFIER = (
 
 
 def _proxy(name: str, kind: FieldType, default: Any, meaning: str, **more: Any) -> FieldSupport:
-    return on(f"proxy_models.{name}", kind, default, meaning, f"gepa.proxy_models.{name}", **more)
+    also = (f"gepa.proxy_models.{name}", f"mipro.proxy_models.{name}")
+    return on(f"proxy_models.{name}", kind, default, meaning, *also, **more)
 
 
 _PROXY = (
@@ -311,4 +335,13 @@ _PROXY = (
     ),
 )
 
-SECTIONS: tuple[FieldSupport, ...] = (*_TOKEN, *_GUARDS, *_POOL, *_BATCH, *_VERIFIER, *_PROXY)
+GEPA_SECTIONS: tuple[FieldSupport, ...] = (
+    *_TOKEN,
+    *_GUARDS,
+    *_pool_fields("gepa.adaptive_pool", None, seeds="Feedback seeds", turn="Proposals"),
+    *_BATCH,
+)
+MIPRO_SECTIONS: tuple[FieldSupport, ...] = _pool_fields(
+    "mipro.adaptive_pool", "adaptive_pool", seeds="Online seeds", turn="Iterations"
+)
+SHARED_SECTIONS: tuple[FieldSupport, ...] = (*_VERIFIER, *_PROXY)

@@ -2,17 +2,14 @@
 
 from typing import Any, Literal
 
-from promptjobs.core.config_fields import FIELD_AT
+from promptjobs.core.config_fields import TABLE_OF
 from promptjobs.core.config_modules import ModuleConfig
+from promptjobs.core.config_search import STOPS, SearchConfig, max_seconds
 from promptjobs.core.config_sections import (
+    REPLY_TOKENS,
     AdaptiveBatchConfig,
-    AdaptivePoolConfig,
     GuardsConfig,
-    MetaModelConfig,
     Model,
-    ProxyModelsConfig,
-    Resolved,
-    VerifierConfig,
     adaptive_batch,
     adaptive_pool,
     guards,
@@ -35,32 +32,26 @@ VALIDATION = f"{SECTION}.gepa.evaluation.validation_seeds"
 TEST = f"{SECTION}.gepa.evaluation.test_pool"
 
 DEFAULT_BUDGET = 500
+FIELD_AT = TABLE_OF["gepa"].at
 
 Objective = Literal["score", "cost", "tokens", "seconds"]
 
 
-class GepaConfig(Resolved):
+class GepaConfig(SearchConfig):
     """The search. Lists of seeds are disjoint, but for the front's and feedback's, which are parts of the others.
 
     front_seeds: score candidates for the Pareto front. feedback_seeds: minibatches are drawn from them; at least
     `minibatch_size`. lane_depth: proposals that each lane must
     have room for. objectives: of these, only the score is better when it is higher. initial_size: the baseline and
     its first drafts. finals_share: of the budget, kept for scoring the finalists again. max_demonstrations: 0 where
-    prompts hold none. token_max_limit: the same as guards.max_tokens. max_…, score_threshold: None where that does not
-    stop the search. adaptive_pool, adaptive_batch, verifier, proxy_models: None where switched off. modules: none where
-    the program makes one kind of LLM call.
+    prompts hold none. token_max_limit: the same as guards.max_tokens. adaptive_batch: None where switched off.
     """
 
-    rng_seed: int = 0
     lanes: int = 8
     lane_depth: int = 5
-    turn_order: Literal["arrival", "fixed"] = "arrival"
-    max_concurrent: int = 20
     minibatch_size: int = 8
-    rollout_budget: int
     train_seeds: tuple[int, ...]
     validation_seeds: tuple[int, ...] = ()
-    test_seeds: tuple[int, ...] = ()
     pareto_source: ParetoSource
     front_seeds: tuple[int, ...]
     feedback_seeds: tuple[int, ...]
@@ -89,45 +80,15 @@ class GepaConfig(Resolved):
     children_per_generation: int = 5
     patience_generations: int = 3
 
-    meta_model: MetaModelConfig
     proposer_type: Literal["dspy", "builtin", "synth", "gepa-ai"] = "dspy"
-    proposer_effort: Literal["LOW_CONTEXT", "LOW", "MEDIUM", "HIGH"] = "LOW"
-    proposer_output_tokens: Literal["RAPID", "FAST", "SLOW"] = "FAST"
     mutation_prompt: str | None = None
-    metaprompt: str | None = None
-    spec: str | None = None
     proposed_prompt_max_tokens: int = 32_000
 
     guards: GuardsConfig = GuardsConfig()
     token_max_limit: int | None = None
-    token_counting_model: str = "gpt-4"  # noqa: S105 - the name of a model
     enforce_pattern_limit: bool = True
 
-    max_trials: int | None = None
-    max_rollouts: int | None = None
-    max_seconds: float | None = None
-    max_meta_calls: int | None = None
-    max_total_tokens: int | None = None
-    max_spend_usd: float | None = None
-    max_error_rate: float | None = None
-    max_consecutive_errors: int | None = None
-    score_threshold: float | None = None
-
-    adaptive_pool: AdaptivePoolConfig | None = None
     adaptive_batch: AdaptiveBatchConfig | None = None
-    verifier: VerifierConfig | None = None
-    proxy_models: ProxyModelsConfig | None = None
-    modules: tuple[ModuleConfig, ...] = ()
-
-    @property
-    def module_limits(self) -> dict[str, int]:
-        """Most tokens of a module's messages, where they are limited."""
-        return {module.module_id: module.max_tokens for module in self.modules if module.max_tokens is not None}
-
-    @property
-    def allowed_tools(self) -> dict[str, tuple[str, ...]]:
-        """What a module's calls may carry, where that is limited."""
-        return {module.module_id: module.allowed_tools for module in self.modules if module.allowed_tools is not None}
 
 
 TAKEN = {
@@ -168,14 +129,8 @@ TAKEN = {
     "token_max_limit": "gepa.token.max_limit",
     "token_counting_model": "gepa.token.counting_model",
     "enforce_pattern_limit": "gepa.token.enforce_pattern_limit",
-    "max_trials": "termination_config.max_trials",
-    "max_rollouts": "termination_config.max_rollouts",
     "max_meta_calls": "gepa.max_meta_calls",
-    "max_total_tokens": "termination_config.max_total_tokens",
-    "max_spend_usd": "termination_config.max_cost_usd",
-    "max_error_rate": "termination_config.max_error_rate",
-    "max_consecutive_errors": "termination_config.max_consecutive_errors",
-    "score_threshold": "termination_config.score_threshold",
+    **STOPS,
 }
 """Fields of GepaConfig that are taken over as they are, with their paths below `prompt_learning`."""
 
@@ -205,9 +160,8 @@ def gepa_config(
         feedback_fraction=taken["feedback_fraction"],
         rng_seed=taken["rng_seed"],
     )
-    pool, pool_warnings = adaptive_pool(
-        given, plan.feedback, {"validation": validation, "test": test, "front": plan.front}
-    )
+    closed = {"validation": validation, "test": test, "front": plan.front}
+    pool, pool_warnings = adaptive_pool(given, "gepa.adaptive_pool", plan.feedback, closed)
     batch = adaptive_batch(given)
     minibatch, minibatch_warnings = _minibatch_size(given, batch, len(plan.feedback))
     judge, judge_warnings = verifier(given, policy)
@@ -221,9 +175,9 @@ def gepa_config(
         pareto_source=plan.source,
         front_seeds=plan.front,
         feedback_seeds=plan.feedback,
-        meta_model=meta_model(given, policy),
+        meta_model=meta_model(given, policy, "gepa.mutation", "llm_", REPLY_TOKENS[taken["proposer_output_tokens"]]),
         guards=guards(given),
-        max_seconds=_max_seconds(given),
+        max_seconds=max_seconds(given),
         adaptive_pool=pool,
         adaptive_batch=batch,
         verifier=judge,
@@ -249,14 +203,6 @@ def _minibatch_size(given: Given, batch: AdaptiveBatchConfig | None, seeds: int)
     if seeds < wanted:
         warnings.append(f"a minibatch of {wanted} is cut to {seeds}: there are no more seeds for feedback")
     return min(wanted, seeds), warnings
-
-
-def _max_seconds(given: Given) -> float | None:
-    seconds = given.values[f"{SECTION}.termination_config.max_time_seconds"]
-    minutes = given.values[f"{SECTION}.termination_config.max_duration_minutes"]
-    limits = [seconds] if seconds is not None else []
-    limits += [60 * minutes] if minutes is not None else []
-    return min(limits, default=None)
 
 
 def _check_guards(config: GepaConfig, prompt: PromptTemplate | None) -> list[str]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from promptjobs.core.config_policy import PolicyConfig, module_policy
 from promptjobs.core.config_prompt import MAX_MESSAGES, MessageConfig, read_prompt
 from promptjobs.core.config_sections import Resolved
 from promptjobs.core.config_support import MAX_NAME, MAX_STRINGS
@@ -20,7 +21,6 @@ PROMPT_PART = ("messages", "wildcards")
 MODULE_KEYS = frozenset(
     {"module_id", "messages", "wildcards", "max_instruction_slots", "max_tokens", "allowed_tools", "policy"}
 )
-UPSTREAM_KEYS = frozenset({"inference_url", "api_base", "base_url"})
 
 
 class ModuleConfig(Resolved):
@@ -28,7 +28,7 @@ class ModuleConfig(Resolved):
 
     max_instruction_slots: so many of its messages, the first ones that can be, are optimized. max_tokens: of its
     messages together; None where that is not limited. allowed_tools: names of tools that its calls may carry; None for
-    any.
+    any. policy: the model that answers its calls; None for the job's.
     """
 
     module_id: str
@@ -37,6 +37,7 @@ class ModuleConfig(Resolved):
     max_instruction_slots: int = SLOTS
     max_tokens: int | None = None
     allowed_tools: tuple[str, ...] | None = None
+    policy: PolicyConfig | None = None
 
 
 def program_template(modules: Sequence[ModuleConfig]) -> PromptTemplate:
@@ -49,8 +50,8 @@ def program_template(modules: Sequence[ModuleConfig]) -> PromptTemplate:
     return PromptTemplate(tuple(sections), {name: kind == "REQUIRED" for name, kind in kinds.items()})
 
 
-def read_modules(value: Any, path: str, policy: Mapping[str, Any]) -> tuple[tuple[ModuleConfig, ...], list[str]]:
-    """The modules, and warnings. policy: the job's, which every module has. Raises InvalidConfig."""
+def read_modules(value: Any, path: str, policy: PolicyConfig) -> tuple[tuple[ModuleConfig, ...], list[str]]:
+    """The modules, and warnings. policy: the job's, for what a module's leaves out. Raises InvalidConfig."""
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_MODULES:
         raise InvalidConfig(f"expected a list of 1 to {MAX_MODULES} modules, got {shown(value)}", path)
     modules, warnings = list[ModuleConfig](), list[str]()
@@ -58,13 +59,22 @@ def read_modules(value: Any, path: str, policy: Mapping[str, Any]) -> tuple[tupl
         here = f"{path}[{index}]"
         if not isinstance(item, dict):
             raise InvalidConfig(f"expected an object with module_id and messages, got {shown(item)}", here)
-        module, said = _module(item, here)
+        module, said = _module(item, here, policy)
         if any(module.module_id == other.module_id for other in modules):
             raise InvalidConfig(f"is {shown(module.module_id)}, as is another module's", f"{here}.module_id")
         modules.append(module)
-        warnings += [*said, *_check_policy(item.get("policy"), policy, f"{here}.policy")]
+        warnings += said
         warnings += [f"unknown key {here}.{key} is ignored" for key in item if key not in MODULE_KEYS | {"metadata"}]
-    _check_wildcards(modules, path)
+    check_program(modules, [f"{path}[{index}]" for index in range(len(modules))])
+    return tuple(modules), warnings
+
+
+def check_program(modules: Sequence[ModuleConfig], paths: Sequence[str], messages: str = "messages") -> None:
+    """Raises InvalidConfig where wildcards contradict each other, or calls could not be told apart.
+
+    paths: where each module stands; messages: the name of its messages there.
+    """
+    _check_wildcards(modules, paths)
     found = ambiguity(program_template(modules))
     if found is not None:
         taker, taken = found
@@ -72,12 +82,11 @@ def read_modules(value: Any, path: str, policy: Mapping[str, Any]) -> tuple[tupl
         raise InvalidConfig(
             f"calls of module {taken!r} cannot be told from those of {taker!r}, whose messages match them as well: "
             "let their first messages differ in the text around the wildcards",
-            f"{path}[{at}].messages",
+            f"{paths[at]}.{messages}",
         )
-    return tuple(modules), warnings
 
 
-def _module(item: Mapping[str, Any], path: str) -> tuple[ModuleConfig, list[str]]:
+def _module(item: Mapping[str, Any], path: str, job: PolicyConfig) -> tuple[ModuleConfig, list[str]]:
     module_id = item.get("module_id")
     if not isinstance(module_id, str) or not MODULE_ID.fullmatch(module_id):
         raise InvalidConfig(
@@ -89,19 +98,21 @@ def _module(item: Mapping[str, Any], path: str) -> tuple[ModuleConfig, list[str]
             f"{path}.messages",
         )
     prompt, warnings = read_prompt({key: item[key] for key in PROMPT_PART if key in item}, path)
-    slots = _integer(item.get("max_instruction_slots"), 1, MAX_MESSAGES, f"{path}.max_instruction_slots")
+    slots = read_integer(item.get("max_instruction_slots"), 1, MAX_MESSAGES, f"{path}.max_instruction_slots")
+    policy, said = module_policy(item.get("policy"), job, f"{path}.policy")
     module = ModuleConfig(
         module_id=module_id,
         messages=prompt.messages,
         wildcards=prompt.wildcards,
         max_instruction_slots=SLOTS if slots is None else slots,
-        max_tokens=_integer(item.get("max_tokens"), 1, MAX_MODULE_TOKENS, f"{path}.max_tokens"),
-        allowed_tools=_tools(item.get("allowed_tools"), f"{path}.allowed_tools"),
+        max_tokens=read_integer(item.get("max_tokens"), 1, MAX_MODULE_TOKENS, f"{path}.max_tokens"),
+        allowed_tools=read_tools(item.get("allowed_tools"), f"{path}.allowed_tools"),
+        policy=policy,
     )
-    return module, warnings
+    return module, [*warnings, *said]
 
 
-def _integer(value: Any, low: int, high: int, path: str) -> int | None:
+def read_integer(value: Any, low: int, high: int, path: str) -> int | None:
     if value is None:
         return None
     if not is_integer(value) or not low <= value <= high:
@@ -109,7 +120,7 @@ def _integer(value: Any, low: int, high: int, path: str) -> int | None:
     return int(value)
 
 
-def _tools(value: Any, path: str) -> tuple[str, ...] | None:
+def read_tools(value: Any, path: str) -> tuple[str, ...] | None:
     if value is None:
         return None
     expected = f"expected a list of at most {MAX_STRINGS} distinct names of tools"
@@ -121,35 +132,7 @@ def _tools(value: Any, path: str) -> tuple[str, ...] | None:
     return tuple(value)
 
 
-def _check_policy(value: Any, policy: Mapping[str, Any], path: str) -> list[str]:
-    """A module's policy may only say again what the job's says. Returns warnings; raises InvalidConfig."""
-    if value is None:
-        return []
-    if not isinstance(value, dict):
-        raise InvalidConfig(f"expected an object, got {shown(value)}", path)
-    warnings = []
-    for key, given in value.items():
-        if given is None:
-            continue
-        if key in UPSTREAM_KEYS:
-            raise InvalidConfig("must be absent: addresses of providers are the server's settings", f"{path}.{key}")
-        if key == "inference_mode":
-            own: Any = "synth_hosted"
-        elif key in policy:
-            own = policy[key]
-        else:
-            warnings.append(f"unknown key {path}.{key} is ignored")
-            continue
-        if (given.lower() if key == "provider" and isinstance(given, str) else given) != own:
-            raise InvalidConfig(
-                f"is {shown(given)}, and the job's policy says {shown(own)}: a job has one policy for all of its "
-                "modules, so leave the module's out",
-                f"{path}.{key}",
-            )
-    return warnings
-
-
-def _check_wildcards(modules: Sequence[ModuleConfig], path: str) -> None:
+def _check_wildcards(modules: Sequence[ModuleConfig], paths: Sequence[str]) -> None:
     """A name in braces means one thing in the whole program: a candidate's prompt is one prompt."""
     declared = {name: (kind, module.module_id) for module in modules for name, kind in module.wildcards.items()}
     for index, module in enumerate(modules):
@@ -160,5 +143,5 @@ def _check_wildcards(modules: Sequence[ModuleConfig], path: str) -> None:
             if own != kind:
                 raise InvalidConfig(
                     f"{name} is {own} here and {kind} in module {other!r}: give one of them another name",
-                    f"{path}[{index}].wildcards",
+                    f"{paths[index]}.wildcards",
                 )

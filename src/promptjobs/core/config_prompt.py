@@ -49,15 +49,17 @@ class PromptConfig(BaseModel):
         )
 
 
-def read_prompt(value: Any, path: str) -> tuple[PromptConfig, list[str]]:
+def read_prompt(value: Any, path: str, messages_at: str = "messages") -> tuple[PromptConfig, list[str]]:
     """The prompt, and warnings. Raises InvalidConfig, which names the path below `path`.
+
+    messages_at: what the client calls the messages there.
 
     Messages with distinct orders are sorted by them; where every order is 0, they stay in the order of the list.
     Without declared wildcards, every {identifier} of the patterns is a required one.
     """
     if not isinstance(value, dict):
         raise InvalidConfig(f"expected an object with messages, got {shown(value)}", path)
-    messages, warnings = _messages(value.get("messages"), f"{path}.messages")
+    messages, warnings = _messages(value.get("messages"), f"{path}.{messages_at}")
     wildcards, unused = _wildcards(value.get("wildcards"), messages, f"{path}.wildcards")
     prompt = PromptConfig(
         id=_text(value.get("id"), f"{path}.id"),
@@ -68,7 +70,7 @@ def read_prompt(value: Any, path: str) -> tuple[PromptConfig, list[str]]:
     try:
         PromptPattern.of(prompt.template())
     except PromptError as exc:
-        raise InvalidConfig(str(exc), f"{path}.messages") from exc
+        raise InvalidConfig(str(exc), f"{path}.{messages_at}") from exc
     return prompt, [*_unknown(value, PROMPT_KEYS, path), *warnings, *unused]
 
 

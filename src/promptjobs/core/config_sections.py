@@ -169,21 +169,22 @@ REPLY_TOKENS = {"RAPID": 2_048, "FAST": 8_192, "SLOW": 32_768}
 """Most tokens of a reply of the meta-model, by `proposer_output_tokens`."""
 
 
-def meta_model(given: Given, policy: Model) -> MetaModelConfig:
-    mutation = _section(given, "gepa.mutation")
-    model, provider = mutation["llm_model"], (mutation["llm_provider"] or policy.provider).lower()
+def meta_model(given: Given, policy: Model, path: str, prefix: str, most_tokens: int) -> MetaModelConfig:
+    """The policy's where none is named. path, prefix: of its fields. most_tokens: of its replies, and by default."""
+    section = _section(given, path)
+    model, provider = section[f"{prefix}model"], (section[f"{prefix}provider"] or policy.provider).lower()
     if model is None:
         # SDK 0.2.24 fills in groq where its user named no provider.
         if provider not in (policy.provider, "groq"):
             raise InvalidConfig(
-                "is required where llm_provider is not the policy's provider", f"{SECTION}.gepa.mutation.llm_model"
+                f"is required where {prefix}provider is not the policy's provider", f"{SECTION}.{path}.{prefix}model"
             )
         provider, model = policy
     return MetaModelConfig(
         provider=provider,
         model=model,
-        temperature=mutation["llm_temperature"],
-        max_tokens=mutation["llm_max_tokens"] or REPLY_TOKENS[given.values[f"{SECTION}.gepa.proposer_output_tokens"]],
+        temperature=section[f"{prefix}temperature"],
+        max_tokens=section[f"{prefix}max_tokens"] or most_tokens,
     )
 
 
@@ -297,10 +298,16 @@ FILLED_POOL = {"anchor_size": 30, "warmup_iters": 5, "anneal_stop_iter": 20}
 
 
 def adaptive_pool(
-    given: Given, feedback: tuple[int, ...], closed: Mapping[str, tuple[int, ...]]
+    given: Given,
+    path: str,
+    feedback: tuple[int, ...],
+    closed: Mapping[str, tuple[int, ...]],
+    what: str = "feedback",
 ) -> tuple[AdaptivePoolConfig | None, list[str]]:
-    """The pool, and warnings. Its sizes are cut to the feedback seeds. closed: seeds that must not be learnt from."""
-    path = "gepa.adaptive_pool"
+    """The pool, and warnings. Its sizes are cut to the feedback seeds, which the search calls `what`.
+
+    closed: seeds that must not be learnt from.
+    """
     section = _section(given, path)
     if not _is_given(given, path) or section["level"] == "NONE":
         return None, []
@@ -317,11 +324,10 @@ def adaptive_pool(
     there = len(feedback)
     if sizes["pool_min_size"] >= there:
         warnings.append(
-            f"gepa.adaptive_pool never shrinks: there are {there} feedback seeds, and it keeps at least "
-            f"{sizes['pool_min_size']}"
+            f"{path} never shrinks: there are {there} {what} seeds, and it keeps at least {sizes['pool_min_size']}"
         )
     elif sizes["pool_init_size"] > there:
-        warnings.append(f"gepa.adaptive_pool begins with all {there} feedback seeds, not {sizes['pool_init_size']}")
+        warnings.append(f"{path} begins with all {there} {what} seeds, not {sizes['pool_init_size']}")
     cut = {name: min(sizes[name], there) for name in ("anchor_size", "pool_init_size", "pool_min_size")}
     return AdaptivePoolConfig(**(section | sizes | cut)), warnings
 

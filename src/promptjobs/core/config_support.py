@@ -33,6 +33,8 @@ class FieldType(StrEnum):
     STRINGS = "strings"
     PATTERNS = "patterns"
     SEEDS = "seeds"
+    INTEGERS = "integers"
+    SPEC = "specification"
     OBJECT = "object"
     PROMPT = "prompt"
     MODULES = "modules"
@@ -86,6 +88,10 @@ class FieldSupport:
                 return f"list of at most {MAX_STRINGS} patterns (RE2 syntax) of at most {MAX_NAME} characters"
             case FieldType.SEEDS:
                 return f"list of at most {MAX_SEEDS} distinct integers from 0 to 2^53, or {{start, end, step}}"
+            case FieldType.INTEGERS:
+                return f"list of distinct integers from {_plain(self.low)} to {_plain(self.high)}"
+            case FieldType.SPEC:
+                return f"object, or non-empty string, of at most {MAX_TEXT} characters"
             case _:
                 return str(self.type)
 

@@ -1,5 +1,6 @@
 """Reads the fields of a config: each value as its field's type, aliases joined, and refuses what does not fit."""
 
+import json
 import math
 import re
 from collections import Counter
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 from urllib.parse import urlsplit
 
-from promptjobs.core.config_fields import FIELD_AT, FIELDS, SWITCHES, TABLES
+from promptjobs.core.config_fields import FieldTable
 from promptjobs.core.config_support import (
     MAX_NAME,
     MAX_SEED,
@@ -38,19 +39,19 @@ class Given:
     warnings: list[str]
 
 
-def read_fields(whole: Mapping[str, Any], changed: Mapping[str, Any]) -> Given:
+def read_fields(whole: Mapping[str, Any], changed: Mapping[str, Any], table: FieldTable) -> Given:
     """The fields of a body with its overrides applied; `changed` holds the overrides alone, both of them nested.
 
     Aliases must agree, but what an override names goes before its other names in the body. Raises InvalidConfig and
     NotYetSupported.
     """
-    found, warnings = _known(whole)
-    overridden, _ = _known(changed)
-    by_override = {FIELD_AT[path].path for path in overridden}
-    values = {field.path: field.default for field in FIELDS if field.supported}
+    found, warnings = _known(whole, table)
+    overridden, _ = _known(changed, table)
+    by_override = {table.at[path].path for path in overridden}
+    values = {field.path: field.default for field in table.fields if field.supported}
     read_at: dict[str, str] = {}
     for path, value in found.items():
-        field = FIELD_AT[path]
+        field = table.at[path]
         if value is None or (field.path in by_override and path not in overridden):
             continue
         if field.supported and any(_same(value, nothing) for nothing in field.harmless):
@@ -71,7 +72,7 @@ def read_fields(whole: Mapping[str, Any], changed: Mapping[str, Any]) -> Given:
     return Given(values, frozenset(read_at), warnings)
 
 
-def _known(tree: Mapping[str, Any], path: str = "") -> tuple[dict[str, Any], list[str]]:
+def _known(tree: Mapping[str, Any], table: FieldTable, path: str = "") -> tuple[dict[str, Any], list[str]]:
     """The values at known paths, and a warning for each unknown key.
 
     Raises InvalidConfig where a table is no object. A dot in a key is no path here: that is for overrides.
@@ -80,11 +81,10 @@ def _known(tree: Mapping[str, Any], path: str = "") -> tuple[dict[str, Any], lis
     warnings: list[str] = []
     for key, value in tree.items():
         here = f"{path}.{key}" if path else key
-        if "." not in key and here in FIELD_AT:
+        if "." not in key and here in table.at:
             found[here] = value
-        elif "." not in key and here in TABLES:
-            table = _table(here, value)
-            inner, unknown = _known(table, here)
+        elif "." not in key and here in table.tables:
+            inner, unknown = _known(_section(here, value, table), table, here)
             found |= inner
             warnings += unknown
         elif key != "metadata" and here != "task_app_api_key":
@@ -92,15 +92,15 @@ def _known(tree: Mapping[str, Any], path: str = "") -> tuple[dict[str, Any], lis
     return found, warnings
 
 
-def _table(path: str, value: Any) -> dict[str, Any]:
+def _section(path: str, value: Any, table: FieldTable) -> dict[str, Any]:
     """A table that may be written as its switch alone. An adaptive section without anything in it is switched on."""
-    switch = SWITCHES.get(path)
+    switch = table.switches.get(path)
     if value is None or (isinstance(value, dict) and (value or switch != "level")):
         return value or {}
     if switch is None:
         raise InvalidConfig(f"expected an object, got {shown(value)}", path)
     if switch == "level" and (value is False or value is True or value == {}):
-        value = "NONE" if value is False else FIELD_AT[f"{path}.{switch}"].default
+        value = "NONE" if value is False else table.at[f"{path}.{switch}"].default
     return {switch: value}
 
 
@@ -135,6 +135,10 @@ def read(field: FieldSupport, path: str, value: Any) -> Any:
             return _url(field, path, value)
         case FieldType.SEEDS:
             return _seeds(field, path, value)
+        case FieldType.INTEGERS:
+            return _integers(field, path, value)
+        case FieldType.SPEC:
+            return _spec(field, path, value)
         case FieldType.OBJECT:
             return _without_redactions(_expect(field, path, value, isinstance(value, dict)), path)
         case FieldType.REFUSED:
@@ -236,6 +240,22 @@ def _seeds(field: FieldSupport, path: str, value: Any) -> tuple[int, ...]:
         twice = [seed for seed, count in Counter(value).items() if count > 1]
         raise InvalidConfig(f"seeds stand in the list more than once: {listed(twice)}", path)
     return tuple(value)
+
+
+def _integers(field: FieldSupport, path: str, value: Any) -> tuple[int, ...]:
+    """Ascending."""
+    _expect(field, path, value, isinstance(value, list) and len(value) <= MAX_SEEDS)
+    for one in value:
+        _number(field, path, one, int)
+    if len(set(value)) < len(value):
+        raise InvalidConfig(f"expected {field.expected}, got one of them twice", path)
+    return tuple(sorted(value))
+
+
+def _spec(field: FieldSupport, path: str, value: Any) -> str | dict[str, Any]:
+    text = value if isinstance(value, str) else json.dumps(value) if isinstance(value, dict) and value else ""
+    _expect(field, path, value, text.strip() and len(text) <= MAX_TEXT)
+    return _without_redactions(value, path) if isinstance(value, dict) else text
 
 
 def _seed_range(path: str, value: Mapping[str, Any]) -> tuple[int, ...]:

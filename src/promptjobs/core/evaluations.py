@@ -99,13 +99,13 @@ class Evaluations:
     @staticmethod
     def of(config: "JobConfig", budget: Budget) -> "Evaluations":
         """With the judge and the stand-in that the config asks for."""
-        gepa = config.gepa
-        lo_policy = "" if gepa.proxy_models is None else policy_digest(config, Tier.LO)
+        search = config.search
+        lo_policy = "" if search.proxy_models is None else policy_digest(config, Tier.LO)
         return Evaluations(
             policy_digest(config),
             budget,
-            verifier=Verifier.of(gepa.verifier),
-            proxy=Proxy.of(gepa.proxy_models),
+            verifier=Verifier.of(search.verifier),
+            proxy=Proxy.of(search.proxy_models),
             lo_policy=lo_policy,
         )
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from promptjobs.core import gepa_events as events
 from promptjobs.core.archive import Archive, Candidate, FrontChange
-from promptjobs.core.asks import Fact, Fork, ProgressFact, Recall, Step, Steps
-from promptjobs.core.config import JobConfig
+from promptjobs.core.asks import Fact, Fork, Step, Steps
+from promptjobs.core.config import GepaJobConfig
 from promptjobs.core.crossover import Crossover
 from promptjobs.core.demonstrations import MARK, Ladder
-from promptjobs.core.evaluations import Evaluations, Reservation
+from promptjobs.core.evaluations import Evaluations
 from promptjobs.core.gepa_closing import Closing
 from promptjobs.core.gepa_gate import Gate
 from promptjobs.core.gepa_opening import Opening
@@ -37,14 +37,10 @@ from promptjobs.core.pools import AdaptivePool, FeedbackPool
 from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.racing import Race
 from promptjobs.core.result import Attempt
-from promptjobs.core.screening import Screening
+from promptjobs.core.search_base import Search
 from promptjobs.core.selection import draw_parent
-from promptjobs.core.stops import SearchState, StopReason, Stops
-from promptjobs.core.trial import Phase, Trial
-from promptjobs.errors import JobFailed
-
-FAILURES_IN_A_ROW = 5
-"""Trials without any score after which the search gives up."""
+from promptjobs.core.stops import SearchState, StopReason, Stops, gepa_stops
+from promptjobs.core.trial import Phase
 
 IDLE_TURNS = 25
 """Turns in a row that cost no rollout, after which there is nothing left to try."""
@@ -53,24 +49,21 @@ TRADE_OFF = 0.05
 """An objective besides the score must be better by this share to make up for a score that is only as good."""
 
 
-class Gepa:
+class Gepa(Search):
+    algorithm = "gepa"
     search_version = 1
 
-    def __init__(self, config: JobConfig) -> None:
+    def __init__(self, config: GepaJobConfig) -> None:
         self.config = config
-        self.gepa = config.gepa
-        self.budget = Budget(total_budget(self.gepa), end_rollouts(self.gepa))
-        self.evaluations = Evaluations.of(config, self.budget)
-        self.front_seeds = self.gepa.front_seeds
+        self.gepa = gepa = config.gepa
+        budget = Budget(total_budget(gepa), end_rollouts(gepa))
+        adaptive = gepa.adaptive_pool
+        informative = AdaptivePool(adaptive, gepa.feedback_seeds, gepa.rng_seed) if adaptive else None
+        pool = FeedbackPool(gepa.feedback_seeds, gepa.minibatch_size, gepa.rng_seed, informative)
+        super().__init__(Evaluations.of(config, budget), budget, pool)
+        self.front_seeds = gepa.front_seeds
         self.archive = self._new_archive()
-        adaptive = self.gepa.adaptive_pool
-        pool = AdaptivePool(adaptive, self.gepa.feedback_seeds, self.gepa.rng_seed) if adaptive else None
-        self.pool = FeedbackPool(self.gepa.feedback_seeds, self.gepa.minibatch_size, self.gepa.rng_seed, pool)
-        self.candidates: dict[str, Candidate] = {}
         self.attempts: dict[str, Attempt] = {}
-        self.base: Candidate | None = None
-        self.phase = Phase.BOOTSTRAP
-        self.finish_reason: str | None = None
         self.ladder = Ladder(self.gepa.max_demonstrations)
         self.proposals = Proposals(config, self.evaluations, self.candidates, self.ladder)
         self.crossover = Crossover(self)
@@ -90,10 +83,6 @@ class Gepa:
     @property
     def is_race(self) -> bool:
         return self.gepa.acceptance == "race"
-
-    @property
-    def has_proxy(self) -> bool:
-        return self.evaluations.proxy is not None
 
     @property
     def min_improvement(self) -> float:
@@ -155,17 +144,20 @@ class Gepa:
         if self.finish_reason is None:
             looks = 2 * self.pool.per_epoch
             nothing = self._perfect_in_a_row >= looks or self._idle_in_a_row >= max(looks, IDLE_TURNS)
-            state = SearchState(
+            own = gepa_stops(
+                self.gepa,
                 proposals=self._started,
                 generation=self.generation,
                 best_generation=self._best_generation,
+            )
+            state = SearchState(
                 trials=self.evaluations.trials,
                 rollouts_left=self.budget.total - self.budget.reserved - self.evaluations.stats.total_rollouts,
                 best_score=self.archive.ranking[self.archive.best()],
                 has_evidence=not nothing,
                 meta_calls_under_way=self.proposals.under_way,
             )
-            self.finish_reason = self.stops.reason(state, self.evaluations.stats)
+            self.finish_reason = self.stops.reason(state, self.evaluations.stats, own)
         return self.finish_reason is None
 
     @property
@@ -214,67 +206,10 @@ class Gepa:
         known = self.evaluations.known[candidate.candidate_id]
         return oriented_values([(seed, known[seed]) for seed in seeds if seed in known], others) if others else {}
 
-    def fail(self, what: str, candidate: Candidate, seeds: Sequence[int]) -> Steps:
-        """Give up, naming the most frequent reason and one rollout's words."""
-        known = self.evaluations.known[candidate.candidate_id]
-        failed = [(seed, known[seed]) for seed in seeds if seed in known and known[seed].is_failure]
-        if not failed:
-            raise JobFailed(what)
-        reason, count = Counter(answer.reason for _, answer in failed).most_common(1)[0]
-        seed, answer = next((seed, answer) for seed, answer in failed if answer.reason is reason)
-        [body] = yield Recall([answer.key])
-        said = self.evaluations.feedback(candidate.candidate_id, seed) or body.feedback
-        raise JobFailed(f"{what}; {count} of {len(seeds)} with {reason}: {said}")
-
     # --- measuring ---------------------------------------------------------------------------------------------------
 
-    def score(
-        self,
-        lane: Lane,
-        candidate: Candidate,
-        seeds: Sequence[int],
-        phase: Phase,
-        reservation: Reservation | None,
-        facts: Sequence[Fact] = (),
-        *,
-        may_fail: bool = False,
-    ) -> Steps:
-        """One trial, reported. Gives up where trial after trial has no score at all, unless that is allowed."""
-        trial: Trial = yield from self.evaluations.score(lane, candidate, seeds, phase, reservation, facts)
-        yield Step(facts=[events.trial_results(trial), *self.progress()])
-        self._observe(candidate, seeds)
-        if not may_fail and self.evaluations.failed_trials_in_a_row >= FAILURES_IN_A_ROW:
-            yield from self.fail(f"{FAILURES_IN_A_ROW} trials in a row brought no score", candidate, seeds)
-        return trial
-
-    def screen(
-        self,
-        lane: Lane,
-        candidate: Candidate,
-        seeds: Sequence[int],
-        reservation: Reservation,
-        facts: Sequence[Fact] = (),
-    ) -> Steps:
-        """Scores to compare by, which a cheaper model may have foretold; returns a Screening."""
-        if not self.has_proxy:
-            trial: Trial = yield from self.score(lane, candidate, seeds, Phase.OPTIMIZATION, reservation, facts)
-            return Screening(trial.seeds, trial.scores, frozenset())
-        phase = Phase.OPTIMIZATION
-        found = yield from self.evaluations.screen(lane, candidate, seeds, phase, reservation, facts)
-        yield Step(facts=self.progress())
-        self._observe(candidate, seeds)
-        return found
-
-    def _observe(self, candidate: Candidate, seeds: Sequence[int]) -> None:
-        scores = self.evaluations.scores(candidate.candidate_id, seeds)
-        self.pool.observe(candidate.candidate_id, scores, self._value(candidate))
-
-    def _value(self, candidate: Candidate) -> float:
-        if candidate.candidate_id in self.archive:
-            return self.archive.ranking[candidate.candidate_id]
-        known = self.evaluations.known.get(candidate.candidate_id, {})
-        scores = [answer.score for answer in known.values() if answer.score is not None]
-        return sum(scores) / len(scores) if scores else 0.0
+    def estimate_of(self, candidate: Candidate) -> float | None:
+        return self.archive.ranking[candidate.candidate_id] if candidate.candidate_id in self.archive else None
 
     def is_trade_off(
         self, reference: Candidate, child: Candidate, gain: float, pairs: int, seeds: Sequence[int] | None = None
@@ -326,10 +261,6 @@ class Gepa:
             facts.append(events.generation_complete(self.generation, best, children, self._accepted_in_generation))
             self._accepted_in_generation = 0
         return [*facts, *self.progress()]
-
-    def progress(self) -> list[Fact]:
-        data = self.progress_data()
-        return [events.progress(data), ProgressFact(data)]
 
     def progress_data(self) -> dict[str, Any]:
         stats = self.evaluations.stats

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 from promptjobs.core import gepa_events as events
 from promptjobs.core.archive import Candidate, lineage
-from promptjobs.core.asks import Fact, Fork, ProgressFact, Step, Steps
+from promptjobs.core.asks import Fact, Fork, Step, Steps
 from promptjobs.core.evaluations import Reservation
 from promptjobs.core.lanes import Cause, Lane
 from promptjobs.core.limits import COMMON_SHARE
 from promptjobs.core.result import Attempt, Finalist, Measured, Member, OptimizationResult
+from promptjobs.core.search_events import closing_events
 from promptjobs.core.trial import Phase
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Closing:
         if self.may_ask and best is not None and search.archive.members and search.gepa.test_seeds:
             yield from self._test(best)
         result = self._result(best, finalists, reason)
-        yield Step(facts=[*events.closing_events(result), *search.progress()])
+        yield Step(facts=[*closing_events(result), *search.progress()])
         return result
 
     def _undecided(self) -> list[Fact]:
@@ -53,11 +54,6 @@ class Closing:
         archive = self.search.archive
         return archive.members[archive.best()] if archive.members else self.search.base
 
-    def _enter(self, phase: Phase) -> list[Fact]:
-        before, self.search.phase = self.search.phase, phase
-        data = self.search.progress_data()
-        return [] if before is phase else [events.phase_changed(before, phase), ProgressFact(data)]
-
     def _validate(self, lane: Lane) -> Steps:
         """The finalists, best first; none where there is nothing to tell them apart by."""
         search = self.search
@@ -67,7 +63,7 @@ class Closing:
         top = self._finalists(seeds)
         if self.may_ask:
             if phase is Phase.VALIDATION:
-                yield Step(facts=self._enter(phase))
+                yield Step(facts=search.enter(phase))
             yield Fork([self._scoring(candidate, seeds, phase) for candidate in top])
         scores = {c.candidate_id: search.evaluations.scores(c.candidate_id, seeds) for c in top}
         most = max(map(len, scores.values()))
@@ -123,7 +119,7 @@ class Closing:
     def _test(self, best: Candidate) -> Steps:
         base = self.search.base
         candidates = [best] if base is None or base == best else [base, best]
-        yield Step(facts=self._enter(Phase.TEST))
+        yield Step(facts=self.search.enter(Phase.TEST))
         yield Fork([self._scoring(c, self.search.gepa.test_seeds, Phase.TEST) for c in candidates])
 
     def _scoring(self, candidate: Candidate, seeds: Sequence[int], phase: Phase) -> Callable[[Lane], Steps]:

@@ -1,34 +1,19 @@
 """The events of a GEPA job, by the names and fields that clients of the API read."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from promptjobs.core.archive import Archive, Candidate, FrontChange
 from promptjobs.core.asks import CandidateFact, EventFact, Fact
-from promptjobs.core.config import JobConfig
+from promptjobs.core.config import GepaJobConfig
 from promptjobs.core.guards import Violation
 from promptjobs.core.pools import PoolChange
-from promptjobs.core.prompt import PromptTemplate, full_text, render
 from promptjobs.core.proposers.reflection import Refused
-from promptjobs.core.result import (
-    Finalist,
-    OptimizationResult,
-    attempted_json,
-    instance_scores_json,
-    messages_json,
-    modules_json,
-    optimized_json,
-    prompt_json,
-)
+from promptjobs.core.result import instance_scores_json, messages_json, prompt_json
+from promptjobs.core.search_events import shown_score
 from promptjobs.core.transform import diff
-from promptjobs.core.trial import Phase, Trial
 
 
-def _percent(score: float | None) -> str:
-    return "unknown" if score is None else f"{score:.3f}"
-
-
-def started(config: JobConfig, budget: int) -> EventFact:
+def started(config: GepaJobConfig, budget: int) -> EventFact:
     gepa = config.gepa
     return EventFact(
         "prompt.learning.gepa.start",
@@ -49,20 +34,12 @@ def started(config: JobConfig, budget: int) -> EventFact:
     )
 
 
-def pattern_found(template: PromptTemplate) -> EventFact:
-    return EventFact(
-        "prompt.learning.gepa.baseline.messages",
-        "the baseline prompt was gathered from the task app's own messages",
-        {"prompt": template.to_json(), "messages": [m.to_json() for m in render(template)]},
-    )
-
-
 def baseline(candidate: Candidate, seeds: Sequence[int], scores: Sequence[float | None], rollouts: int) -> EventFact:
     known = {seed: score for seed, score in zip(seeds, scores, strict=True) if score is not None}
     mean = sum(known.values()) / len(known) if known else None
     return EventFact(
         "prompt.learning.gepa.baseline",
-        f"the baseline scores {_percent(mean)} on {len(known)} of {len(seeds)} seeds",
+        f"the baseline scores {shown_score(mean)} on {len(known)} of {len(seeds)} seeds",
         {
             "candidate_id": candidate.candidate_id,
             "accuracy": mean,
@@ -73,30 +50,6 @@ def baseline(candidate: Candidate, seeds: Sequence[int], scores: Sequence[float 
             "prompt": prompt_json(candidate),
             "messages": messages_json(candidate),
         },
-    )
-
-
-def phase_changed(before: Phase, after: Phase) -> EventFact:
-    return EventFact(
-        "prompt.learning.phase.changed", f"from {before} to {after}", {"from_phase": before, "to_phase": after}
-    )
-
-
-def trial_results(trial: Trial) -> EventFact:
-    return EventFact(
-        "prompt.learning.trial.results",
-        f"trial {trial.n}: {_percent(trial.score)} on {len(trial.known_scores)} seeds, {trial.failed} failed",
-        {
-            "trial": trial.n,
-            "candidate_id": trial.candidate_id,
-            "phase": trial.phase,
-            "mean": trial.score,
-            "completed": len(trial.known_scores),
-            "failed": trial.failed,
-            "reused": trial.reused,
-            "total": len(trial.seeds),
-        },
-        "info" if trial.score is not None else "warning",
     )
 
 
@@ -158,7 +111,7 @@ def raced(child: Candidate, scores: Mapping[int, float], accepted: bool, is_pare
     mean = sum(scores.values()) / len(scores) if scores else None
     return EventFact(
         "prompt.learning.proposal.scored",
-        f"candidate {child.n} scores {_percent(mean)}: {reason}",
+        f"candidate {child.n} scores {shown_score(mean)}: {reason}",
         {
             "version_id": child.candidate_id,
             "candidate_id": child.candidate_id,
@@ -231,107 +184,9 @@ def pool_changed(change: PoolChange) -> EventFact:
     )
 
 
-def progress(data: Mapping[str, Any]) -> EventFact:
-    text = f"{data['rollouts_completed']} of {data['rollouts_total']} rollouts, best {_percent(data['best_score'])}"
-    return EventFact("prompt.learning.progress", text, data)
-
-
 def stopping(reason: str, detail: str | None) -> EventFact:
     return EventFact(
         "prompt.learning.gepa.termination.triggered",
         f"the search ends: {detail or reason}",
         {"reason": reason, "detail": detail},
     )
-
-
-def validation_scored(finalist: Finalist, baseline_accuracy: float | None) -> EventFact:
-    name = "the baseline" if finalist.candidate.is_baseline else f"candidate {finalist.candidate.n}"
-    return EventFact(
-        "prompt.learning.validation.scored",
-        f"{name} scores {_percent(finalist.accuracy)} on the validation seeds",
-        {
-            **finalist.to_json(),
-            "objectives": {"reward": finalist.accuracy},
-            "baseline_val_accuracy": baseline_accuracy,
-            "content": full_text(render(finalist.candidate.template)),
-        },
-    )
-
-
-def closing_events(result: OptimizationResult) -> list[EventFact]:
-    """What follows the last evaluation: the validation's summary, the best prompt, the top prompts, all results."""
-    facts = []
-    if result.finalists:
-        base = result.validation.baseline_score if result.validation else None
-        facts += [validation_scored(finalist, base.mean if base else None) for finalist in result.finalists]
-        facts.append(
-            EventFact(
-                "prompt.learning.validation.summary",
-                f"{len(result.finalists)} candidates were validated",
-                {
-                    "baseline": base.mean if base else None,
-                    "results": [finalist.to_json() for finalist in result.finalists],
-                },
-            )
-        )
-    if result.best is not None and result.best.prompt is not None:
-        facts.append(_best_prompt(result))
-        facts += _top_prompts(result)
-    facts.append(_final_results(result))
-    return facts
-
-
-def _best_prompt(result: OptimizationResult) -> EventFact:
-    return EventFact(
-        "prompt.learning.best.prompt",
-        f"the best prompt scores {_percent(result.best_score)}",
-        {
-            "candidate_id": result.best.candidate_id if result.best else None,
-            "best_score": result.best_score,
-            "best_prompt": prompt_json(result.best),
-            "best_prompt_messages": messages_json(result.best),
-            **modules_json(result.best),
-        },
-    )
-
-
-def _top_prompts(result: OptimizationResult) -> list[EventFact]:
-    train = {member.candidate.candidate_id: member.score for member in result.archive} if result.train else {}
-    ranked = result.finalists or (Finalist(0, result.best, {}, ()),) if result.best else ()
-    return [
-        EventFact(
-            "prompt.learning.top.prompt.content",
-            f"the prompt of rank {finalist.rank + 1}",
-            {
-                "rank": finalist.rank + 1,
-                "candidate_id": finalist.candidate.candidate_id,
-                "train_accuracy": train.get(finalist.candidate.candidate_id),
-                "val_accuracy": finalist.accuracy,
-                "template": prompt_json(finalist.candidate),
-                "full_text": full_text(render(finalist.candidate.template)),
-            },
-        )
-        for finalist in ranked
-    ]
-
-
-def _final_results(result: OptimizationResult) -> EventFact:
-    return EventFact(
-        "prompt.learning.final.results",
-        f"best {_percent(result.best_score)}, baseline {_percent(result.baseline_score)}",
-        {
-            "attempted_candidates": attempted_json(result),
-            "optimized_candidates": optimized_json(result),
-            "best_prompt": prompt_json(result.best),
-            "best_score": result.best_score,
-            "baseline_score": result.baseline_score,
-            "validation": [finalist.to_json() for finalist in result.finalists],
-            "test": result.test.to_json() if result.test else None,
-            "version_tree": _version_tree(result),
-        },
-    )
-
-
-def _version_tree(result: OptimizationResult) -> list[dict[str, Any]]:
-    members: Sequence[Candidate] = [member.candidate for member in result.archive]
-    return [{"candidate_id": c.candidate_id, "parents": list(c.parents), "generation": c.generation} for c in members]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from promptjobs.core import gepa_events as events
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Completion, CompletionBody, Key, MetaModel, Recall, RolloutBody, Step, Steps
-from promptjobs.core.config import JobConfig
+from promptjobs.core.config import GepaJobConfig
 from promptjobs.core.demonstrations import MARK, OWN_HEADING, Ladder, example_of, own_text, with_own_text
 from promptjobs.core.evaluations import Evaluations
 from promptjobs.core.evidence import Evidence, inputs, record_of
@@ -51,7 +51,7 @@ class Proposals:
     """candidates: all of the search, by id; a prompt that is among them is not made again."""
 
     def __init__(
-        self, config: JobConfig, evaluations: Evaluations, candidates: dict[str, Candidate], ladder: Ladder
+        self, config: GepaJobConfig, evaluations: Evaluations, candidates: dict[str, Candidate], ladder: Ladder
     ) -> None:
         self.config = config.gepa
         meta = config.gepa.meta_model

@@ -5,7 +5,8 @@ import random
 from dataclasses import dataclass
 
 from promptjobs.core.asks import digest
-from promptjobs.core.config import GepaConfig, JobConfig
+from promptjobs.core.config import GepaConfig, GepaJobConfig
+from promptjobs.core.config_search import PROBES
 from promptjobs.errors import BudgetTooSmall
 
 FIRST, SECOND = 6, 14
@@ -22,16 +23,13 @@ USUAL_PROPOSAL = 36
 
 DRAFT_SHARE = 0.2
 
-PROBES = 3
-"""Rollouts that gather the task app's own messages where the config has no initial prompt."""
-
 
 def evidence_size(gepa: GepaConfig) -> int:
     """How many examples a reflection is shown in the race."""
     return max(1, round(gepa.minibatch_size * EVIDENCE[gepa.proposer_effort]))
 
 
-def probe_seeds(config: JobConfig) -> tuple[int, ...]:
+def probe_seeds(config: GepaJobConfig) -> tuple[int, ...]:
     return () if config.template() is not None else config.gepa.train_seeds[:PROBES]
 
 
@@ -97,7 +95,7 @@ def draft_count(gepa: GepaConfig, left: int) -> int:
     return max(1, min(gepa.initial_size - 1, affordable, evidence, proposals, calls))
 
 
-def check_budget(config: JobConfig) -> None:
+def check_budget(config: GepaJobConfig) -> None:
     """Raises BudgetTooSmall where baseline, one iteration and the end do not fit. The test is not counted."""
     gepa = config.gepa
     parts = {

@@ -1,7 +1,7 @@
 """The result of an optimization, and the snapshot payload that is made of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from promptjobs.core.archive import Candidate, candidate_to_json
@@ -87,7 +87,8 @@ class OptimizationResult:
     """What a search has found.
 
     train is measured where the front uses train seeds, validation where validation seeds were opened (or are the
-    front), test once at the end. best is None where the job ended before its baseline was known.
+    front), test once at the end. best is None where the job ended before its baseline was known. extra: what only
+    this algorithm has, as JSON; it stands in the snapshot beside the rest.
     """
 
     best: Candidate | None
@@ -102,6 +103,7 @@ class OptimizationResult:
     finish_reason: str
     detail: str | None
     progress: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def basis(self) -> Measured | None:
@@ -170,7 +172,10 @@ def archive_json(result: OptimizationResult) -> list[dict[str, Any]]:
 
 
 def attempted_json(result: OptimizationResult) -> list[dict[str, Any]]:
-    """Every scored proposal as a change to the baseline, in the shape that clients of the API read."""
+    """Every scored proposal as a change to the baseline, in the shape that clients of the API read.
+
+    The messages that a proposal adds, worked examples, are the `demos` beside its `text_replacements`.
+    """
     listed = []
     for attempt in result.attempts:
         if attempt.score is None:
@@ -234,6 +239,7 @@ def snapshot_payload(result: OptimizationResult, stats: Mapping[str, Any]) -> di
         "lineage": list(result.lineage),
         "finish_reason": result.finish_reason,
         "detail": result.detail,
+        **result.extra,
         **stats,
         "stats": dict(stats),
     }

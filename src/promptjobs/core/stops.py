@@ -1,10 +1,13 @@
 """When a search ends: every condition but the deadline and the wishes of its user, looked at between proposals."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from promptjobs.core.config_gepa import GepaConfig
+from promptjobs.core.config_mipro import MiproConfig
+from promptjobs.core.config_search import SearchConfig
 from promptjobs.core.stats import Statistics
 
 FEWEST_ANSWERS = 20
@@ -19,27 +22,41 @@ class StopReason(StrEnum):
     MAX_ERROR_RATE = "max_error_rate"
     TOKEN_BUDGET = "token_budget"  # noqa: S105 - the name of a limit
     COST_BUDGET = "cost_budget"
+    ROLLOUT_COST_BUDGET = "rollout_cost_budget"
+    PROPOSAL_COST_BUDGET = "proposal_cost_budget"
     MAX_META_CALLS = "max_meta_calls"
     NUM_GENERATIONS = "num_generations"
     PATIENCE_GENERATIONS = "patience_generations"
+    NUM_ITERATIONS = "num_iterations"
     MAX_TRIALS = "max_trials"
     NOTHING_TO_LEARN = "nothing_to_learn"
+    EXHAUSTED = "exhausted"
     ROLLOUT_BUDGET = "rollout_budget"
+
+
+GEPA_STOPS = frozenset({StopReason.NUM_GENERATIONS, StopReason.PATIENCE_GENERATIONS})
+"""Those that only a GEPA search has."""
+
+MIPRO_STOPS = frozenset(
+    {
+        StopReason.ROLLOUT_COST_BUDGET,
+        StopReason.PROPOSAL_COST_BUDGET,
+        StopReason.NUM_ITERATIONS,
+        StopReason.EXHAUSTED,
+    }
+)
+"""Those that only a MIPRO search has."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchState:
-    """What the stops need to know besides the counters.
+    """What the stops of every search need to know besides the counters.
 
-    proposals: begun, those under way included. generation: how many are complete; best_generation: the same when the
-    best candidate was found. trials: in all. rollouts_left: of the search's part of the budget. best_score: the
-    estimate of the best candidate, None before the baseline has one. has_evidence: False where nothing that is known
-    leaves anything to propose from. meta_calls_under_way: asked for and not answered yet.
+    trials: in all. rollouts_left: of the search's part of the budget. best_score: the estimate of the best candidate,
+    None before the baseline has one. has_evidence: False where nothing that is known leaves anything to propose from.
+    meta_calls_under_way: asked for and not answered yet.
     """
 
-    proposals: int
-    generation: int
-    best_generation: int
     trials: int
     rollouts_left: int
     best_score: float | None
@@ -48,14 +65,13 @@ class SearchState:
 
 
 class Stops:
-    """The limits of one config."""
+    """The limits of one config, as far as every search has them."""
 
-    def __init__(self, config: GepaConfig) -> None:
+    def __init__(self, config: SearchConfig) -> None:
         self._config = config
-        self._proposals = config.num_generations * config.children_per_generation
 
-    def reason(self, state: SearchState, stats: Statistics) -> StopReason | None:
-        """Why no further proposal may begin; None where one may."""
+    def reason(self, state: SearchState, stats: Statistics, own: Mapping[StopReason, bool]) -> StopReason | None:
+        """Why nothing further may begin; None where it may. own: what else the algorithm ends by, and whether so."""
         config = self._config
         calls = stats.completions + state.meta_calls_under_way
         holds = {
@@ -66,13 +82,11 @@ class Stops:
             StopReason.TOKEN_BUDGET: _reached(stats.total_tokens, config.max_total_tokens),
             StopReason.COST_BUDGET: _reached(stats.spent_usd, config.max_spend_usd),
             StopReason.MAX_META_CALLS: _reached(calls, config.max_meta_calls),
-            StopReason.NUM_GENERATIONS: state.proposals >= self._proposals,
-            StopReason.PATIENCE_GENERATIONS: state.generation - state.best_generation >= config.patience_generations,
             StopReason.MAX_TRIALS: _reached(state.trials, config.max_trials),
             StopReason.NOTHING_TO_LEARN: not state.has_evidence,
             StopReason.ROLLOUT_BUDGET: state.rollouts_left <= 0,
         }
-        return next((reason for reason in StopReason if holds[reason]), None)
+        return next((reason for reason in StopReason if holds.get(reason) or own.get(reason)), None)
 
     def _fails_too_often(self, stats: Statistics) -> bool:
         most, answers = self._config.max_error_rate, stats.total_rollouts
@@ -81,6 +95,33 @@ class Stops:
 
 def _reached(value: float, limit: float | None) -> bool:
     return limit is not None and value >= limit
+
+
+def gepa_stops(config: GepaConfig, *, proposals: int, generation: int, best_generation: int) -> dict[StopReason, bool]:
+    """proposals: begun, those under way included. generation: how many are complete; best_generation: the same when
+    the best candidate was found."""
+    return {
+        StopReason.NUM_GENERATIONS: proposals >= config.num_generations * config.children_per_generation,
+        StopReason.PATIENCE_GENERATIONS: generation - best_generation >= config.patience_generations,
+    }
+
+
+def mipro_stops(
+    config: MiproConfig, stats: Statistics, *, iterations: int, is_exhausted: bool, tokens_ahead: int = 0
+) -> dict[StopReason, bool]:
+    """iterations: finished. is_exhausted: every configuration has been tried, and nothing new can be proposed.
+
+    tokens_ahead: what the next trial is known to need; with it the limit on tokens is not passed.
+    """
+    limit = config.max_token_limit if config.enforce_token_limit else None
+    return {
+        StopReason.TOKEN_BUDGET: _reached(stats.total_tokens, limit)
+        or (limit is not None and stats.total_tokens + tokens_ahead > limit),
+        StopReason.ROLLOUT_COST_BUDGET: _reached(stats.rollout_tokens.cost_usd, config.max_rollout_spend_usd),
+        StopReason.PROPOSAL_COST_BUDGET: _reached(stats.mutation_tokens.cost_usd, config.max_proposal_spend_usd),
+        StopReason.NUM_ITERATIONS: iterations >= config.num_iterations,
+        StopReason.EXHAUSTED: is_exhausted,
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import asyncpg
 import orjson
 
 from promptjobs.core.archive import Candidate
-from promptjobs.core.asks import Answer, FailureReason, Key
+from promptjobs.core.asks import DESCRIPTION, Answer, FailureReason, Key
 from promptjobs.core.lanes import Cause
 from promptjobs.core.optimizer import Adopted
 from promptjobs.core.prompt import PromptTemplate
@@ -95,7 +95,7 @@ async def load_facts(connection: asyncpg.Connection, job_id: str, before_turn: i
         "SELECT phase, count(*) AS n FROM rollouts WHERE job_id = $1 GROUP BY phase", job_id
     )
     completions = await connection.fetchval(
-        "SELECT count(*) FROM completions WHERE job_id = $1 AND purpose <> $2", job_id, JUDGE
+        "SELECT count(*) FROM completions WHERE job_id = $1 AND purpose NOT IN ($2, $3)", job_id, JUDGE, DESCRIPTION
     )
     return Adopted(
         candidates=tuple(candidate_from(row) for row in candidates),

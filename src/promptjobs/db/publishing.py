@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 import orjson
 
+from promptjobs.core.asks import DESCRIPTION
 from promptjobs.core.stats import Statistics, Tokens
 from promptjobs.core.trial import Phase
 from promptjobs.core.verifier import PURPOSE as JUDGE
@@ -75,10 +76,11 @@ async def load_statistics(connection: asyncpg.Connection, job_id: str) -> Statis
     )
     for is_judge in (False, True):
         row = await connection.fetchrow(
-            f"SELECT count(*), {_TOKENS} FROM completions WHERE job_id = $1 AND (purpose = $2) = $3",
+            f"SELECT count(*), {_TOKENS} FROM completions WHERE job_id = $1 AND (purpose = $2) = $3 AND purpose <> $4",
             job_id,
             JUDGE,
             is_judge,
+            DESCRIPTION,
         )
         count, *tokens = row
         if is_judge:

@@ -18,7 +18,12 @@ from promptjobs.db.history import candidate_from, trial_from
 from promptjobs.db.models import Artifact, CandidateRow, RolloutRow, Snapshot, TrialRow
 from promptjobs.errors import InvalidRequest, SnapshotNotFound
 
-CURVE_TYPES = ("prompt.learning.gepa.baseline", "prompt.learning.gepa.new_best")
+CURVE_TYPES = (
+    "prompt.learning.gepa.baseline",
+    "prompt.learning.gepa.new_best",
+    "prompt.learning.mipro.baseline",
+    "mipro.new_incumbent",
+)
 MAX_ARTIFACTS = 1000
 MAX_CURVE = 10_000
 

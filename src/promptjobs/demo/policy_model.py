@@ -1,4 +1,4 @@
-"""The offline policy model: answers a message from the words of its prompt alone, imperfectly and deterministically."""
+"""The offline policy model: labels or shortens a message by its prompt's words alone, imperfectly and always alike."""
 
 import math
 from collections import defaultdict
@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from promptjobs.demo.chance import chance
 from promptjobs.demo.prompt_reading import Guidance, part_query, read_prompt
+from promptjobs.demo.summaries import asks_summary, summarize
 from promptjobs.demo.wording import features
 
 _ATTENTION_WORDS = 900  # a prompt of up to this many words is read with full attention
@@ -23,8 +24,13 @@ _SURE = 0.55  # a bare answer that nobody asked for needs the second score below
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A prompt made ready for answering: per feature, its (label index, weight) pairs."""
+    """A prompt made ready for answering: per feature, its (label index, weight) pairs.
 
+    turns: the earlier (user, assistant) exchanges.
+    """
+
+    instruction: str
+    turns: tuple[tuple[str, str], ...]
     guidance: Guidance
     weights: Mapping[str, tuple[tuple[int, float], ...]]
     lengths: tuple[float, ...]
@@ -36,10 +42,13 @@ def answer(messages: Sequence[Mapping[str, str]]) -> str:
     """Answer the last user message by what the other messages say.
 
     messages: items with `role` and `content`. The reply is a bare label, or prose around one where the prompt does
-    not insist on a bare label and the choice is not clear. The same messages always give the same reply.
+    not insist on a bare label and the choice is not clear; where the prompt knows no labels and asks for a summary, it
+    is one. The same messages always give the same reply.
     """
     context, query = _part(messages)
     reading = _read(context)
+    if not reading.guidance.labels and asks_summary(reading.instruction):
+        return summarize(reading.instruction, reading.turns, query)
     return _phrase(reading, query, _scores(reading, query))
 
 
@@ -63,10 +72,11 @@ def _read(context: tuple[tuple[str, str], ...]) -> Reading:
         elif role == "assistant" and asked is not None:
             turns.append((asked, content))
             asked = None
-    return _weigh(read_prompt(instruction, turns))
+    return _weigh(instruction, tuple(turns))
 
 
-def _weigh(guidance: Guidance) -> Reading:
+def _weigh(instruction: str, turns: tuple[tuple[str, str], ...]) -> Reading:
+    guidance = read_prompt(instruction, turns)
     place = {label: index for index, label in enumerate(guidance.labels)}
     attention = 1.0 / (1.0 + max(0, guidance.word_count - _ATTENTION_WORDS) / _FADING_WORDS)
     evidence: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
@@ -93,6 +103,8 @@ def _weigh(guidance: Guidance) -> Reading:
         for index, weight in weights[feature]:
             lengths[index] += max(0.0, weight) * (" " not in feature)
     return Reading(
+        instruction,
+        turns,
         guidance,
         weights,
         tuple(length**_LENGTH_EXPONENT for length in lengths),
@@ -149,4 +161,6 @@ def _answers_bare(guidance: Guidance, query: str, scores: list[float], ranking: 
         return chance(query, "style") < 0.5
     if guidance.asks_bare or guidance.asks_prose:
         return guidance.asks_bare
+    if chance(query, "imitation") < guidance.bare_turns / (guidance.bare_turns + 1):
+        return True
     return len(ranking) > 1 and scores[ranking[1]] < _SURE * scores[ranking[0]]

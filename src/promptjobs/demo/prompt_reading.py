@@ -29,10 +29,10 @@ _NEGATED_MENTION = re.compile(
     r"(?i)(?:\bnot|\bnever|n['’]t|\binstead of|\brather than|\bavoid|\bexcept)\W+(?:\w+\W+){0,2}$"
 )
 _QUERY_OPENING = re.compile(
-    r"(?im)^\s*(?:customer message|message|query|input|ticket|text|customer|utterance)\s*:[ \t]*"
+    r"(?im)^\s*(?:customer message|message|query|input|ticket|text|customer|utterance|summary)\s*:[ \t]*"
 )
 _DEMO_INPUT = re.compile(
-    r"(?i)^\W*(?:customer message|message|input|query|text|customer|user|utterance|ticket)\s*[:=]\s*(.+)$"
+    r"(?i)^\W*(?:customer message|message|input|query|text|customer|user|utterance|ticket|summary)\s*[:=]\s*(.+)$"
 )
 _DEMO_LABEL = re.compile(r"(?i)^\W*(?:correct )?(?:label|output|answer|intent|category|assistant|class)\s*[:=]\s*(.+)$")
 _DEMO_LINE = re.compile(
@@ -74,7 +74,10 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """What one prompt says; `word_count` is its length in words, demonstrations included."""
+    """What one prompt says; `word_count` is its length in words, demonstrations included.
+
+    bare_turns: the number of earlier exchanges where each was answered with a bare label, else 0.
+    """
 
     labels: tuple[str, ...]
     statements: tuple[Statement, ...]
@@ -84,6 +87,7 @@ class Guidance:
     asks_prose: bool
     asks_json: bool
     asks_capitals: bool
+    bare_turns: int
 
 
 def read_prompt(text: str, turns: Sequence[tuple[str, str]] = ()) -> Guidance:
@@ -103,6 +107,7 @@ def read_prompt(text: str, turns: Sequence[tuple[str, str]] = ()) -> Guidance:
         asks_prose=refuses_bare or _wishes(_ASKS_PROSE, text)[0],
         asks_json=_wishes(_ASKS_JSON, text)[0],
         asks_capitals=_wishes(_ASKS_CAPITALS, text)[0],
+        bare_turns=len(turns) if all(reply.strip() in labels for _, reply in turns) else 0,
     )
 
 

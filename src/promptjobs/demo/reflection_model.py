@@ -9,6 +9,10 @@ from dataclasses import dataclass, replace
 from promptjobs.demo.chance import chance
 from promptjobs.demo.meta_prompt import MetaPrompt, Record, read_meta_prompt
 from promptjobs.demo.prompt_reading import find_labels, mention_pattern, part_query
+from promptjobs.demo.reply_forms import describes_data, description, in_form
+from promptjobs.demo.step_feedback import of_step, step_of
+from promptjobs.demo.summaries import asks_summary
+from promptjobs.demo.summary_lessons import with_summary_lessons
 from promptjobs.demo.wording import feature, features, words
 
 _LESSONS_PER_CALL = 4
@@ -45,21 +49,26 @@ class Lesson:
 
 
 def reflect(messages: Sequence[Mapping[str, str]], seed: int = 0) -> str:
-    """Answer a reflection meta-prompt with an improved text in one fence.
+    """Answer a reflection meta-prompt with an improved text in one fence, or with the list of changes that it asks for.
 
     messages: items with `role` and `content`. All that is added comes from the records in them; placeholders of the
-    current text stay. The same messages and seed give the same reply; another seed may drop or garble other lessons.
+    current text stay. A meta-prompt that wants the examples described gets that. The same messages and seed give the
+    same reply; another seed may drop or garble other lessons.
     """
     text = "\n\n".join(message["content"] for message in messages)
     meta = read_meta_prompt(text)
+    if describes_data(text):
+        return description(meta)
+    meta = replace(meta, records=tuple(of_step(meta.records, step_of(text), meta.current)))
+    request = hashlib.blake2b(f"{seed}\x1f{text}".encode(), digest_size=16).hexdigest()
     improved = meta.current
+    if asks_summary(improved) and not find_labels(improved):
+        return in_form(text, meta.current, with_summary_lessons(improved, meta.records, request))
     if _needs_format_rule(meta):
         improved = _insert(improved, FORMAT_RULE)
-    request = hashlib.blake2b(f"{seed}\x1f{text}".encode(), digest_size=16).hexdigest()
     for lesson in _choose(_lessons(meta), request):
         improved = _merge(improved, _spoil(lesson, request))
-    ticks = "```" if "```" not in improved else "````"
-    return f"{ticks}\n{improved}\n{ticks}"
+    return in_form(text, meta.current, improved)
 
 
 def _needs_format_rule(meta: MetaPrompt) -> bool:

@@ -1,8 +1,9 @@
-"""The demo's task app: classifies one ticket per rollout through the inference URL that it is given, and scores it."""
+"""The demo's task app: labels one ticket per rollout through the inference URL that it is given, and scores it."""
 
 import argparse
 import hmac
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -12,12 +13,24 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from pydantic import BaseModel, Field, ValidationError
 
-from promptjobs.demo.dataset import USER_PATTERN, Dataset, Split, Ticket, baseline_system, load_dataset
-from promptjobs.demo.review import Review, review
+from promptjobs.demo.dataset import Dataset, Split, Ticket, load_dataset
+from promptjobs.demo.programs import (
+    TICKETS_ENV,
+    Call,
+    Messages,
+    Program,
+    run_program,
+    tickets_program,
+    triage_program,
+)
+from promptjobs.demo.review import Review, review, review_triage
 from promptjobs.demo.serving import run_process
 from promptjobs.errors import InvalidRequest, PromptjobsError, WorldError
 
-TASK_APP_ID = "support-tickets"
+TASK_APP_ID = TICKETS_ENV
+COUNTED_ENV = "banking77"
+"""The environment of configs that count seeds from 0 through the whole data, whatever split a ticket is in."""
+
 _NAME = "Support tickets of a bank"
 _DESCRIPTION = "A message that a customer wrote to the support desk of a bank gets one label."
 _MAX_REQUEST_BYTES = 2**20
@@ -29,6 +42,7 @@ _Session = web.AppKey("session", aiohttp.ClientSession)
 
 class _Env(BaseModel):
     seed: int
+    env_name: str = TICKETS_ENV
 
 
 class _PolicyConfig(BaseModel):
@@ -68,6 +82,7 @@ def create_task_app(
     call that fails or runs late is answered with 502, never with a score.
     """
     data = load_dataset() if dataset is None else dataset
+    single, triage = tickets_program(data.labels), triage_program(data.labels)
 
     async def health(_: web.Request) -> web.Response:
         return web.json_response({"healthy": True, "auth": {"required": api_key is not None, "expected_prefix": None}})
@@ -75,21 +90,27 @@ def create_task_app(
     async def task_info(request: web.Request) -> web.Response:
         seeds = [_parse_seed(text) for text in request.query.getall("seed", [])]
         if not seeds:
-            return web.json_response(_describe(data) | {"taskset": _taskset(data)})
+            about = {"taskset": _taskset(data), "programs": [_describe_program(one) for one in (single, triage)]}
+            return web.json_response(_describe(data) | about)
         instances = [_describe(data) | {"dataset": _instance(data.ticket(seed))} for seed in seeds]
         return web.json_response(instances[0] if len(instances) == 1 else instances)
 
     async def rollout(request: web.Request) -> web.Response:
         asked = _parse_rollout(await request.read())
-        ticket = data.ticket(asked.env.seed)
-        messages = [
-            {"role": "system", "content": baseline_system(data.labels)},
-            {"role": "user", "content": USER_PATTERN.format(message=ticket.message)},
-        ]
+        ticket = _ticket(data, asked.env)
         key = asked.policy.config.api_key or request.headers.get("X-API-Key")
-        answer, usage = await _complete(request.app[_Session], asked.policy.config, messages, key)
-        verdict = review(data, ticket, answer)
-        return web.json_response(_rollout_response(asked, ticket, messages, answer, usage, verdict), dumps=_dumps)
+
+        async def ask(messages: Messages) -> tuple[str, dict[str, Any]]:
+            return await _complete(request.app[_Session], asked.policy.config, messages, key)
+
+        program = triage if asked.env.env_name == triage.env_name else single
+        calls = await run_program(program, ticket, ask)
+        answer = calls[-1].reply
+        if program is triage:
+            verdict = review_triage(data, ticket, calls[0].reply, answer)
+        else:
+            verdict = review(data, ticket, answer)
+        return web.json_response(_rollout_response(asked, ticket, calls, verdict), dumps=_dumps)
 
     app = web.Application(client_max_size=_MAX_REQUEST_BYTES, middlewares=[_render_errors, _check_key(api_key)])
     app.cleanup_ctx.append(_open_session(model_timeout_seconds))
@@ -150,6 +171,13 @@ async def _root(_: web.Request) -> web.Response:
     return web.json_response({"status": "ok", "service": TASK_APP_ID})
 
 
+def _ticket(dataset: Dataset, env: _Env) -> Ticket:
+    """The ticket that is asked for. Raises InvalidRequest."""
+    if env.env_name == COUNTED_ENV and env.seed not in dataset.tickets and 0 <= env.seed < len(dataset.tickets):
+        return list(dataset.tickets.values())[env.seed]
+    return dataset.ticket(env.seed)
+
+
 def _parse_seed(text: str) -> int:
     try:
         return int(text)
@@ -168,7 +196,7 @@ def _parse_rollout(body: bytes) -> _RolloutRequest:
 
 
 async def _complete(
-    session: aiohttp.ClientSession, config: _PolicyConfig, messages: list[dict[str, str]], key: str | None
+    session: aiohttp.ClientSession, config: _PolicyConfig, messages: Messages, key: str | None
 ) -> tuple[str, dict[str, Any]]:
     """Ask the model; returns the content of its reply and the usage that it reports. Any failure is a WorldError."""
     body: dict[str, Any] = {"model": config.model, "messages": messages, "temperature": config.temperature}
@@ -220,6 +248,13 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def _describe_program(program: Program) -> dict[str, Any]:
+    stages = [{"stage_id": step.name, "description": step.does, "input": step.user} for step in program.steps]
+    names = [step.name for step in program.steps]
+    edges = [[before, after] for before, after in pairwise(names)]
+    return {"env_name": program.env_name, "description": program.description, "stages": stages, "edges": edges}
+
+
 def _taskset(dataset: Dataset) -> dict[str, Any]:
     splits = {
         str(split): {"first": seeds[0], "last": seeds[-1], "count": len(seeds)}
@@ -233,21 +268,17 @@ def _instance(ticket: Ticket) -> dict[str, Any]:
     return {"id": TASK_APP_ID, "split": str(ticket.split), "seed": ticket.seed, "message": ticket.message}
 
 
-def _rollout_response(
-    asked: _RolloutRequest,
-    ticket: Ticket,
-    messages: list[dict[str, str]],
-    answer: str,
-    usage: dict[str, Any],
-    verdict: Review,
-) -> dict[str, Any]:
+def _rollout_response(asked: _RolloutRequest, ticket: Ticket, calls: Sequence[Call], verdict: Review) -> dict[str, Any]:
     correlation_id = asked.correlation_id
-    call = {
-        "type": "lm_call",
-        "llm_request": {"messages": messages},
-        "llm_response": {"message": {"role": "assistant", "content": answer}, "usage": usage},
-        "correlation_id": correlation_id,
-    }
+    events = [
+        {
+            "type": "lm_call",
+            "llm_request": {"messages": call.messages},
+            "llm_response": {"message": {"role": "assistant", "content": call.reply}, "usage": call.usage},
+            "correlation_id": correlation_id,
+        }
+        for call in calls
+    ]
     return {
         "run_id": asked.run_id,
         "trace_correlation_id": correlation_id,
@@ -257,16 +288,17 @@ def _rollout_response(
             "event_rewards": [verdict.score],
             "outcome_objectives": {"reward": verdict.score},
             "details": {
-                "seed": ticket.seed,
+                "seed": asked.env.seed,
                 "message": ticket.message,
-                "output": answer,
+                **{call.step: call.reply for call in calls[:-1]},
+                "output": calls[-1].reply,
                 "expected": ticket.label,
                 "feedback": verdict.feedback,
             },
         },
         "trace": {
             "schema_version": "3.0",
-            "event_history": [call],
+            "event_history": events,
             "markov_blanket_message_history": [],
             "metadata": {"session_id": asked.run_id, "trace_correlation_id": correlation_id},
         },

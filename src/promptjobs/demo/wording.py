@@ -96,6 +96,16 @@ def words(text: str) -> list[str]:
     return [word.partition("'")[0] if word.endswith("'s") else word for word in _WORD.findall(text.lower())]
 
 
+def spelled_out(text: str) -> str:
+    """The text in lower case, with `not` for every contraction of it."""
+    return _NEGATION.sub(" not", text.lower().replace("can't", "cannot"))
+
+
+def is_light(word: str) -> bool:
+    """Whether the word says something only together with the one after it."""
+    return word in _LIGHT
+
+
 def _stem(word: str) -> str:
     for ending in ("ingly", "edly", "ing", "ed", "ies", "es", "s", "ly"):
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
@@ -129,8 +139,7 @@ def features(text: str) -> tuple[str, ...]:
     singles: list[str] = []
     pairs: list[str] = []
     for clause in _CLAUSE_END.split(text):
-        spoken = words(_NEGATION.sub(" not", clause.lower().replace("can't", "cannot")))
-        found = [(word if word in _LIGHT else feature(word)) for word in spoken]
+        found = [(word if is_light(word) else feature(word)) for word in words(spelled_out(clause))]
         known = [one for one in found if one is not None]
         singles += [one for one in known if one not in _LIGHT]
         pairs += [f"{left} {right}" for left, right in pairwise(known) if left != right]

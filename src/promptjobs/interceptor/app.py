@@ -132,7 +132,7 @@ class Interceptor:
             if route.lists_models:
                 await send_reply(send, 200, _models(grant), [JSON_TYPE])
             else:
-                await self._serve(Call(self.meter, grant, started), receive, send)
+                await self._serve(Call(self.meter, grant, grant.terms.policy, started), receive, send)
         except CallerGone:
             pass
         except PromptjobsError as exc:
@@ -141,7 +141,7 @@ class Interceptor:
     async def _serve(self, call: Call, receive: Receive, send: Send) -> None:
         """A call with a valid token. One that is refused is recorded too: the job's user has to learn of it."""
         try:
-            request = read_request(await read_body(receive, MAX_BODY_BYTES), call.grant.policy)
+            request = read_request(await read_body(receive, MAX_BODY_BYTES))
             call.streamed = request.streamed
             call.messages = _text(request.messages)
         except (CallInvalid, CallTooLarge) as exc:
@@ -180,15 +180,19 @@ class Interceptor:
     def _prepared(self, call: Call, request: Request) -> tuple[bytes, Upstream]:
         """The body to send, and whereto. Raises PromptNotMatched, ToolNotAllowed, ProviderNotConfigured."""
         grant = call.grant
-        upstream = self._upstreams.get(grant.policy.provider)
         if grant.swap is not None:
             program, candidate = grant.swap.pattern, grant.swap.candidate
             found = program.undivided or program.find(plain_messages(request.messages[: program.longest]))
-            check_tools(request.body, found.module, grant.policy)
+            call.policy = grant.terms.policy_for(found.module)
+            allowed = grant.terms.tools.get(found.module)
+            if allowed is not None:
+                check_tools(request.body, found.module, allowed)
             messages = rewrite(request.messages, found.pattern, candidate.part(found.module))
             call.messages = _text(messages)
+        upstream = self._upstreams.get(call.policy.provider)
+        body = request.under(call.policy)
         # The messages are encoded once, for the provider and for the record.
-        body = {**request.body, "messages": orjson.Fragment(call.messages)}
+        body["messages"] = orjson.Fragment(call.messages)
         return orjson.dumps(prepare_body(upstream.provider, body)), upstream
 
     async def _work(self) -> None:
@@ -218,8 +222,11 @@ async def _send_error(send: Send, exc: PromptjobsError) -> None:
 
 
 def _models(grant: Grant) -> bytes:
-    model = {"id": grant.policy.model, "object": "model", "created": 0, "owned_by": grant.policy.provider}
-    return orjson.dumps({"object": "list", "data": [model]})
+    """The job's model first, then those that modules have instead."""
+    policies = (grant.terms.policy, *grant.terms.modules.values())
+    named = dict.fromkeys((policy.model, policy.provider) for policy in policies)
+    models = [{"id": model, "object": "model", "created": 0, "owned_by": provider} for model, provider in named]
+    return orjson.dumps({"object": "list", "data": models})
 
 
 def _text(messages: Sequence[JsonObject]) -> str:

@@ -13,15 +13,13 @@ import orjson
 
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Key, Tier
-from promptjobs.core.config import PolicyConfig
 from promptjobs.core.pipeline import ProgramPattern
-from promptjobs.core.policies import stand_in
 from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.trial import Phase
 from promptjobs.db.calls import TokenState, load_config, load_prompts, load_tokens
 from promptjobs.db.groups import Groups
 from promptjobs.errors import CallRefused, DatabaseUnavailable, PromptError, TokenRevoked, TokenUnknown
-from promptjobs.interceptor.request import NO_TOOLS, Policy
+from promptjobs.interceptor.terms import Terms
 
 TTL_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0
@@ -57,7 +55,7 @@ class Grant:
     phase: str
     attempt: int
     epoch: int
-    policy: Policy
+    terms: Terms
     swap: Swap | None
 
 
@@ -93,7 +91,7 @@ class Grants:
         )
         self._ttl_seconds, self._clock = ttl_seconds, clock
         self._known: _Recent[bytes, tuple[Grant, float]] = _Recent(MAX_TOKENS)
-        self._policies: _Recent[tuple[str, str], Policy] = _Recent(MAX_JOBS)
+        self._terms: _Recent[tuple[str, str], Terms] = _Recent(MAX_JOBS)
         self._templates: _Recent[tuple[str, str], PromptTemplate | None] = _Recent(MAX_PROMPTS)
         self._patterns: _Recent[tuple[str, str], ProgramPattern] = _Recent(MAX_JOBS)
         self._is_asking = False
@@ -121,16 +119,14 @@ class Grants:
         phase: Phase,
         attempt: int,
         epoch: int,
-        policy: PolicyConfig,
+        terms: Terms,
         seconds_left: float,
-        tier: Tier = Tier.HI,
-        tools: Mapping[str, tuple[str, ...]] = NO_TOOLS,
     ) -> None:
         """Make a token known that this process has just committed, so that its first calls need no question.
 
-        baseline: the template of candidate.baseline_id, None where messages pass unchanged. policy: the tier's.
-        tools: what calls of modules may carry. seconds_left: of the token or the lease, whichever ends first, counted
-        from before the commit. Raises PromptError for a baseline that is no pattern.
+        baseline: the template of candidate.baseline_id, None where messages pass unchanged. terms: of the rollout's
+        tier. seconds_left: of the token or the lease, whichever ends first, counted from before the commit. Raises
+        PromptError for a baseline that is no pattern.
         """
         digest = digest_of(secret)
         swap = None
@@ -139,9 +135,6 @@ class Grants:
                 # Nothing may pass unchanged because somebody did not know better: the database is asked.
                 return
             swap = Swap(self._pattern(job_id, candidate.baseline_id, baseline), candidate.prompt)
-        terms = self._policies.get((job_id, tier))
-        if terms is None:
-            terms = self._policies.put((job_id, tier), Policy.of(policy, tools))
         grant = Grant(digest, job_id, key, candidate.candidate_id, seed, phase, attempt, epoch, terms, swap)
         self._known.put(digest, (grant, self._clock() + min(self._ttl_seconds, seconds_left)))
 
@@ -187,30 +180,21 @@ class Grants:
         if state.seconds_left <= 0:
             return _revoked()
         try:
-            policy = await self._policy(connection, state.job_id, Tier(state.tier))
+            terms = await self._terms_of(connection, state.job_id, Tier(state.tier))
             swap = await self._swap(connection, state)
         except UNREADABLE as exc:
             # A job that was stored by another version must not stop the calls of all the others.
             return CallRefused(f"job {state.job_id!r} cannot be served: {type(exc).__name__}")
         return Grant(
             state.digest, state.job_id, state.key, state.candidate_id, state.seed, state.phase, state.attempt,
-            state.epoch, policy, swap,
+            state.epoch, terms, swap,
         )  # fmt: skip
 
-    async def _policy(self, connection: asyncpg.Connection, job_id: str, tier: Tier) -> Policy:
-        known = self._policies.get((job_id, tier))
+    async def _terms_of(self, connection: asyncpg.Connection, job_id: str, tier: Tier) -> Terms:
+        known = self._terms.get((job_id, tier))
         if known is not None:
             return known
-        stored = orjson.loads(await load_config(connection, job_id) or "{}")
-        # Fields that a newer version has added are not ours to refuse.
-        fields = {name: stored["policy"][name] for name in PolicyConfig.model_fields if name in stored["policy"]}
-        policy = PolicyConfig.model_validate(fields)
-        if tier is Tier.LO:
-            proxy = stored["gepa"]["proxy_models"]
-            policy = stand_in(policy, proxy["lo_provider"], proxy["lo_model"])
-        modules = stored.get("gepa", {}).get("modules", ())
-        tools = {m["module_id"]: tuple(m["allowed_tools"]) for m in modules if m["allowed_tools"] is not None}
-        return self._policies.put((job_id, tier), Policy.of(policy, tools))
+        return self._terms.put((job_id, tier), Terms.stored(await load_config(connection, job_id) or "{}", tier))
 
     async def _swap(self, connection: asyncpg.Connection, state: TokenState) -> Swap | None:
         if state.baseline_id is None:

@@ -14,6 +14,7 @@ from promptjobs.db.calls import CallRecord, insert_calls
 from promptjobs.db.groups import Groups
 from promptjobs.errors import MeteringUnavailable
 from promptjobs.interceptor.grants import Grant
+from promptjobs.interceptor.terms import Policy
 
 NO_USAGE = Usage()
 NUMBERS = 2**31
@@ -66,11 +67,11 @@ class Meter:
         self._number = secrets.randbelow(NUMBERS)
 
     def put(
-        self, grant: Grant, outcome: Outcome, messages: str, streamed: bool, seconds: float
+        self, grant: Grant, policy: Policy, outcome: Outcome, messages: str, streamed: bool, seconds: float
     ) -> "asyncio.Future[None]":
         """Queue the call, whoever waits for it; `messages` is JSON text."""
         self._number = (self._number + 1) % NUMBERS
-        policy, usage = grant.policy, outcome.usage
+        usage = outcome.usage
         cost = cost_usd(policy.provider, policy.model, usage, policy.price) if outcome.may_cost else 0.0
         record = CallRecord(
             token=grant.digest,
@@ -100,10 +101,14 @@ class Meter:
 
 @dataclass(slots=True)
 class Call:
-    """A call under way: all that its row needs but the outcome. started: by `time.perf_counter`."""
+    """A call under way: all that its row needs but the outcome.
+
+    policy: the job's until the call's module is known. started: by `time.perf_counter`.
+    """
 
     meter: Meter
     grant: Grant
+    policy: Policy
     started: float
     streamed: bool = False
     messages: str = "[]"
@@ -119,7 +124,7 @@ class Call:
     def put(self, outcome: Outcome) -> "asyncio.Future[None]":
         """Leave the call to the writer: for those who cannot wait."""
         seconds = time.perf_counter() - self.started
-        return self.meter.put(self.grant, outcome, self.messages, self.streamed, seconds)
+        return self.meter.put(self.grant, self.policy, outcome, self.messages, self.streamed, seconds)
 
 
 async def _store(connection: asyncpg.Connection, group: Sequence[_Pending]) -> Sequence[None]:

@@ -1,15 +1,12 @@
-"""Reads a task app's call and puts the job's policy in force. Pure."""
+"""Reads a task app's call, and puts a policy in force in it. Pure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any
 
 from promptjobs.clients.json_reply import read_json
-from promptjobs.clients.pricing import Price
-from promptjobs.core.config import PolicyConfig
 from promptjobs.errors import CallInvalid, InvalidReply, ToolNotAllowed
 from promptjobs.interceptor.rewrite import JsonObject
+from promptjobs.interceptor.terms import Policy
 
 MAX_BODY_BYTES = 2**20
 
@@ -22,46 +19,38 @@ OTHER_MODELS = ("models", "route", "fallbacks")
 CALLER_RUNS = ("function", "custom")
 """Types of tools that have names of the caller's."""
 
-NO_TOOLS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-"""Where no module's tools are limited."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The job's model and its parameters. price: None where the price list decides.
-
-    tools: names of those that a module's calls may carry, for modules where that is limited.
-    """
-
-    provider: str
-    model: str
-    temperature: float
-    max_completion_tokens: int
-    price: Price | None = None
-    tools: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @staticmethod
-    def of(config: PolicyConfig, tools: Mapping[str, tuple[str, ...]] = NO_TOOLS) -> "Policy":
-        given = config.price
-        price = None if given is None else Price(given.input_usd_per_million, given.output_usd_per_million)
-        return Policy(config.provider, config.model, config.temperature, config.max_completion_tokens, price, tools)
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call that may be carried out. body: with the policy in force. wants_usage: of a stream's caller."""
+    """A call that may be carried out. body: without what `under` decides.
+
+    limit: the smaller of the caller's limits on the completion, in tokens. wants_usage: of a stream's caller.
+    """
 
     body: JsonObject
     messages: list[JsonObject]
+    limit: int | None
     streamed: bool
     wants_usage: bool
 
+    def under(self, policy: Policy) -> JsonObject:
+        """The body to send: always the policy's model, never more tokens than the policy allows.
 
-def read_request(raw: bytes, policy: Policy) -> Request:
-    """The call as it is to be made: always the policy's model, never more tokens than the policy allows.
+        The policy's temperature stands in where the caller gives none. Everything else is passed on.
+        """
+        most = policy.max_completion_tokens
+        body = {
+            **self.body,
+            "model": policy.model,
+            "max_completion_tokens": most if self.limit is None else min(self.limit, most),
+        }
+        if body.get("temperature") is None:
+            body["temperature"] = policy.temperature
+        return body
 
-    The policy's temperature stands in where the caller gives none. Everything else is passed on. Raises CallInvalid.
-    """
+
+def read_request(raw: bytes) -> Request:
+    """The call, once it has the form that rewriting and metering rely on. Raises CallInvalid."""
     try:
         body = read_json(raw, "the caller")
     except InvalidReply as exc:
@@ -79,15 +68,16 @@ def read_request(raw: bytes, policy: Policy) -> Request:
         raise CallInvalid("must be true or false", "stream")
     options = body.get("stream_options")
     wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-    _apply(policy, body)
-    return Request(body, messages, stream is True, wants_usage)
+    for name in OTHER_MODELS:
+        body.pop(name, None)
+    temperature = body.get("temperature")
+    if temperature is not None and type(temperature) not in (int, float):
+        raise CallInvalid("must be a number", "temperature")
+    return Request(body, messages, _taken_limit(body), stream is True, wants_usage)
 
 
-def check_tools(body: JsonObject, module: str, policy: Policy) -> None:
+def check_tools(body: JsonObject, module: str, allowed: tuple[str, ...]) -> None:
     """Raises ToolNotAllowed for a tool, or a function of the older form, that the module's calls may not carry."""
-    allowed = policy.tools.get(module)
-    if allowed is None:
-        return
     for field_name in ("tools", "functions"):
         carried = body.get(field_name)
         if carried is not None and not isinstance(carried, list):
@@ -110,23 +100,16 @@ def _tool_name(tool: Any) -> str:
     return name
 
 
-def _apply(policy: Policy, body: JsonObject) -> None:
-    for name in OTHER_MODELS:
-        body.pop(name, None)
-    body["model"] = policy.model
-    temperature = body.get("temperature")
-    if temperature is None:
-        body["temperature"] = policy.temperature
-    elif type(temperature) not in (int, float):
-        raise CallInvalid("must be a number", "temperature")
-    limit = policy.max_completion_tokens
+def _taken_limit(body: JsonObject) -> int | None:
+    """The smaller of the limits that the caller gives, which are taken out of the body."""
+    limit = None
     for name in LIMITS:
         asked = body.pop(name, None)
         if asked is not None:
             if type(asked) is not int or asked < 1:
                 raise CallInvalid("must be a positive integer", name)
-            limit = min(limit, asked)
-    body["max_completion_tokens"] = limit
+            limit = asked if limit is None else min(limit, asked)
+    return limit
 
 
 def _check_single(n: Any) -> None:

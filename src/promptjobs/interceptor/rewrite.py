@@ -29,25 +29,23 @@ def rewrite(messages: Sequence[JsonObject], pattern: PromptPattern, candidate: P
     """The candidate's messages, filled with what `pattern` captures, and after them the other messages as they are.
 
     messages: in OpenAI's form, their types already checked. A message that is replaced keeps whatever else it carries
-    (images, a name) if the candidate has a message of its role at its place.
+    (images, a name) if the candidate has a section of the same name and role; a section that the baseline lacks, such
+    as a worked example, is sent as plain text.
     Raises PromptNotMatched where the messages do not begin with the baseline, or where the replacement would lose
     something that is not text.
     """
     matched = pattern.match(plain_messages(messages[: len(pattern.parts)]))
-    rendered = render(candidate, matched.values)
-    replaced = messages[: matched.rest]
-    placed = [
-        _in_place_of(index, replaced[index] if index < matched.rest else None, message)
-        for index, message in enumerate(rendered)
-    ]
-    for index in range(len(rendered), matched.rest):
-        _require_plain(index, replaced[index], "no message")
+    places = {section.name: index for index, section in enumerate(pattern.template.sections)}
+    placed = []
+    for section, message in zip(candidate.sections, render(candidate, matched.values), strict=True):
+        index = places.pop(section.name, None)
+        placed.append(message.to_json() if index is None else _in_place_of(index, messages[index], message))
+    for index in places.values():
+        _require_plain(index, messages[index], "no message")
     return [*placed, *messages[matched.rest :]]
 
 
-def _in_place_of(index: int, original: JsonObject | None, message: Message) -> JsonObject:
-    if original is None:
-        return {"role": message.role, "content": message.content}
+def _in_place_of(index: int, original: JsonObject, message: Message) -> JsonObject:
     if original["role"] != message.role:
         _require_plain(index, original, f"a {message.role} message")
         return {"role": message.role, "content": message.content}

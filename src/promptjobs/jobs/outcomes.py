@@ -21,6 +21,9 @@ from promptjobs.errors import (
     WorldError,
 )
 
+DETAIL_CHARACTERS = 2_000
+"""Of a failure's detail, as it is kept."""
+
 
 class PromptWasNotMatched(WorldError):
     """The task app sent messages that are not the baseline's; they were not forwarded."""

@@ -90,13 +90,13 @@ class JobService:
 
 def _providers_of(config: JobConfig) -> list[str]:
     """The providers that the job will call."""
-    gepa = config.gepa
-    named = [config.policy.provider, gepa.meta_model.provider]
-    if gepa.verifier is not None:
-        named.append(gepa.verifier.backend_provider)
-    if gepa.proxy_models is not None:
-        named.append(gepa.proxy_models.lo_provider)
-    return named
+    search = config.search
+    named = [config.policy.provider, search.meta_model.provider]
+    if search.verifier is not None:
+        named.append(search.verifier.backend_provider)
+    if search.proxy_models is not None:
+        named.append(search.proxy_models.lo_provider)
+    return [*named, *(policy.provider for policy in search.module_policies.values())]
 
 
 def _new_job(request: JobRequest, resolution: Resolution, metadata: str) -> NewJob:
@@ -106,7 +106,7 @@ def _new_job(request: JobRequest, resolution: Resolution, metadata: str) -> NewJ
         "algorithm": config.algorithm,
         "provider": config.policy.provider,
         "model": config.policy.model,
-        "rollout_budget": config.gepa.rollout_budget,
+        "rollout_budget": config.search.rollout_budget,
         "auto_start": request.auto_start,
         "warnings": warnings,
     }
@@ -119,7 +119,7 @@ def _new_job(request: JobRequest, resolution: Resolution, metadata: str) -> NewJ
         warnings=orjson.dumps(warnings).decode(),
         metadata=metadata,
         task_app_key=resolution.task_app_key,
-        event_message=f"Created a {config.algorithm} job with {config.gepa.rollout_budget} rollouts",
+        event_message=f"Created a {config.algorithm} job with {config.search.rollout_budget} rollouts",
         event_data=orjson.dumps(data).decode(),
     )
 

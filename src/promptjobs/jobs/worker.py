@@ -14,9 +14,9 @@ from pydantic import SecretStr
 from promptjobs.clients.http import Outgoing
 from promptjobs.clients.llm import Llm
 from promptjobs.clients.task_app import Dialect, TaskApp
-from promptjobs.core.config import JobConfig
-from promptjobs.core.gepa import Gepa
+from promptjobs.core.config import JobConfig, read_config
 from promptjobs.core.lanes import Cause
+from promptjobs.core.optimizers import optimizer_of
 from promptjobs.core.result import OptimizationResult
 from promptjobs.db import leases
 from promptjobs.db.calls import CallRecord, calls_of
@@ -255,7 +255,7 @@ class Worker:
         claim = held.claim
         if claim.attempts > MOST_ATTEMPTS:
             raise JobFailed(f"the job ended its worker {MOST_ATTEMPTS} times in a row without any progress")
-        config = JobConfig.model_validate_json(claim.config)
+        config = read_config(claim.config)
         task_app = self._task_app(config, claim)
         await self._check(held, task_app)
         world = self._world(held, config, task_app)
@@ -264,10 +264,10 @@ class Worker:
             connect=self._connect,
             make_writer=lambda next_n: self._writer(claim, world, next_n),
             world=world,
-            make_optimizer=lambda: Gepa(config),
-            rng_seed=config.gepa.rng_seed,
-            turn_order=config.gepa.turn_order,
-            slots=config.gepa.max_concurrent,
+            make_optimizer=lambda: optimizer_of(config),
+            rng_seed=config.search.rng_seed,
+            turn_order=config.search.turn_order,
+            slots=config.search.max_concurrent,
         )
         held.run = run
         if held.is_suspended:
@@ -322,10 +322,10 @@ class Worker:
         return world.writer
 
     def _deadline(self, config: JobConfig, claim: Claim, run: Run) -> asyncio.TimerHandle | None:
-        if config.gepa.max_seconds is None:
+        if config.search.max_seconds is None:
             return None
-        left = max(0.0, config.gepa.max_seconds - claim.running_seconds)
-        said = f"the job has run for {config.gepa.max_seconds:g} s"
+        left = max(0.0, config.search.max_seconds - claim.running_seconds)
+        said = f"the job has run for {config.search.max_seconds:g} s"
         return asyncio.get_running_loop().call_later(left, run.request_stop, Cause.DEADLINE, said)
 
     # --- its end -----------------------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ class Worker:
         known = isinstance(error, PromptjobsError)
         said = str(error) if known else f"an internal error ended the job: {type(error).__name__}"
         try:
-            config = JobConfig.model_validate_json(held.claim.config)
+            config = read_config(held.claim.config)
             await self._publish(held, config, None, Cause.ERRORS, said)
         except (LeaseLost, DatabaseUnavailable) as lost:
             log.warning("a failed job could not be ended", extra={"job_id": held.claim.job_id, "cause": str(lost)})

@@ -13,6 +13,7 @@ from promptjobs.clients.rollout_reply import RolloutReply
 from promptjobs.clients.task_app import Dialect, Policy, RolloutRequest, TaskApp
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import (
+    DESCRIPTION,
     Answer,
     Ask,
     Body,
@@ -38,8 +39,11 @@ from promptjobs.errors import (
     WorldError,
 )
 from promptjobs.interceptor.grants import Grants
+from promptjobs.interceptor.terms import Terms
+from promptjobs.jobs.description import describe
 from promptjobs.jobs.lease import Lease
 from promptjobs.jobs.outcomes import (
+    DETAIL_CHARACTERS,
     calls_of_body,
     cost_of,
     is_billed,
@@ -55,7 +59,6 @@ from promptjobs.jobs.writer import Writer
 
 COMPLETION_TIMEOUT_SECONDS = 300.0
 TOKEN_GRACE_SECONDS = 60.0
-DETAIL_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +98,13 @@ class JobWorld:
         self.url = url
         self.rollout_timeout_seconds = rollout_timeout_seconds
         self.outage_seconds = outage_seconds
-        verifier = config.gepa.verifier
+        verifier = config.search.verifier
         judge = Verifier.of(verifier)
-        self._keeps_calls = bool(config.gepa.modules) or (judge is not None and judge.wants_calls)
+        self._keeps_calls = bool(config.search.modules) or (judge is not None and judge.wants_calls)
         self._judges = asyncio.Semaphore(verifier.concurrency if verifier else 1)
         self._minted: dict[Key, Minted] = {}
         self._candidates: dict[str, Candidate] = {}
+        self._terms: dict[Tier, Terms] = {}
 
     def observe(self, facts: Sequence[Fact]) -> None:
         """Learn the candidates that a turn decides on, so that their first calls need no question to the database."""
@@ -123,6 +127,8 @@ class JobWorld:
         match ask:
             case Rollout():
                 return await self._rollout(ask)
+            case Completion(purpose=purpose) if purpose == DESCRIPTION:
+                return await describe(ask, self.task_app, self.lease, self.outage_seconds)
             case Completion(purpose=purpose) if purpose == JUDGE:
                 async with self._judges:
                     return await self._completion(ask)
@@ -218,11 +224,15 @@ class JobWorld:
             phase=ask.phase,
             attempt=minted.record.attempt,
             epoch=self.lease.epoch,
-            policy=policy_of(self.config, ask.tier),
+            terms=self._terms_of(ask.tier),
             seconds_left=self.lease.seconds_left,
-            tier=ask.tier,
-            tools=self.config.gepa.allowed_tools,
         )
+
+    def _terms_of(self, tier: Tier) -> Terms:
+        known = self._terms.get(tier)
+        if known is None:
+            known = self._terms[tier] = Terms.of(self.config, tier)
+        return known
 
     def _rollout_record(
         self,

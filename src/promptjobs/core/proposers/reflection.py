@@ -63,6 +63,12 @@ class Refusal(StrEnum):
     UNCHANGED = "the proposed text is the current one"
     PLACEHOLDERS = "the proposed text lost or gained placeholders"
     TOO_LONG = "the proposed text is too long"
+    UNREADABLE = "the reply's JSON does not hold changes as they were asked for"
+    UNKNOWN_TYPE = "the type of a change is unknown"
+    PYTHON_OFF = "a change is Python code, which is turned off"
+    NOT_FOUND = "a change names a text that no message holds"
+    TOO_MANY = "the reply holds more changes than were asked for"
+    LEAK = "a text repeats an example word for word"
     NO_CALL = "the module made no call in the rollouts that went wrong"
 
 
@@ -80,7 +86,7 @@ def reflection_messages(
     shown = [part for r in records for part in (r.input, r.output, r.feedback, r.expected)]
     ticks = fence_for(text, brief.spec or "", *shown, *brief.rejected)
     spec = f"# Specification\n\nThe new text must follow this.\n\n{brief.spec}" if brief.spec else ""
-    examples = [_shown(i, record, brief.record_characters) for i, record in enumerate(records, 1)]
+    examples = [shown_record(i, record, brief.record_characters) for i, record in enumerate(records, 1)]
     parts = [
         "You improve the instructions of a language model.",
         spec if brief.leads else "",
@@ -91,38 +97,46 @@ def reflection_messages(
         f"# What to do\n\n{brief.guide or DEFAULT_GUIDE}",
         brief.guidance or "",
         brief.tip or "",
-        f"Write at most {brief.limit} words." if brief.limit else "",
+        *closing_lines(placeholders, brief.limit, ticks),
     ]
-    if placeholders:
-        kept = ", ".join(f"{{{name}}}" for name in placeholders)
-        parts.append(f"Keep these placeholders exactly as they are, each as often as it stands there now: {kept}")
-    parts.append(f"Answer with the whole new text between two lines of {ticks} and nothing else.")
     return (Message("user", "\n\n".join(part for part in parts if part)),)
+
+
+def closing_lines(placeholders: Sequence[str], limit: int | None, ticks: str) -> list[str]:
+    """What a meta-prompt that asks for one whole text ends with. limit: most words, None for no limit."""
+    kept = ", ".join(f"{{{name}}}" for name in placeholders)
+    return [
+        f"Write at most {limit} words." if limit else "",
+        f"Keep these placeholders exactly as they are, each as often as it stands there now: {kept}" if kept else "",
+        f"Answer with the whole new text between two lines of {ticks} and nothing else.",
+    ]
 
 
 def _rejected(edits: Sequence[str]) -> str:
     """What was tried before, one line each: it must not look like the current text or like an example."""
     if not edits:
         return ""
-    lines = [f"* {' / '.join(_cut(edit, REJECTED_CHARACTERS).splitlines())}" for edit in edits]
+    lines = [f"* {' / '.join(cut(edit, REJECTED_CHARACTERS).splitlines())}" for edit in edits]
     return "\n".join(["# Tried before, without success", "", *lines])
 
 
-def _shown(number: int, record: Record, characters: int) -> str:
+def shown_record(number: int, record: Record, characters: int) -> str:
+    """A rollout as a meta-prompt shows it. characters: most of each part."""
     score = "no score, the rollout failed" if record.score is None else f"{record.score:.3g}"
     parts = [
         f"## Example {number}",
-        f"### Input\n{_cut(record.input, characters)}",
-        f"### Output\n{_cut(record.output, characters)}",
+        f"### Input\n{cut(record.input, characters)}",
+        f"### Output\n{cut(record.output, characters)}",
     ]
     if record.expected:
-        parts.append(f"### Expected\n{_cut(record.expected, characters)}")
+        parts.append(f"### Expected\n{cut(record.expected, characters)}")
     if record.feedback:
-        parts.append(f"### Feedback\n{_cut(record.feedback, characters)}")
+        parts.append(f"### Feedback\n{cut(record.feedback, characters)}")
     return "\n".join([*parts, f"Score: {score}"])
 
 
-def _cut(text: str, characters: int) -> str:
+def cut(text: str, characters: int) -> str:
+    """A long text without its middle."""
     if len(text) <= characters:
         return text
     half = characters // 2
@@ -152,15 +166,22 @@ def parse_proposal(
     if finish_reason in CUT_OFF:
         return Refused(Refusal.TRUNCATED)
     current = current.replace("\r\n", "\n")
-    visible = _without_reasoning(reply.replace("\r\n", "\n"))
-    found = _fenced(visible)
+    visible = without_reasoning(reply.replace("\r\n", "\n"))
+    found = fenced_texts(visible)
     if found is None:
         return Refused(Refusal.NO_TEXT, "a fence is left open")
     if not found:
         return Refused(Refusal.NO_TEXT, visible[:200])
     if len(found) > 1:
         return Refused(Refusal.SEVERAL_TEXTS, f"{len(found)} fenced texts")
-    text = found[0].strip("\n")
+    return checked_text(found[0], current, placeholders, max_tokens, wildcards)
+
+
+def checked_text(
+    text: str, current: str, placeholders: Sequence[str], max_tokens: int, wildcards: Collection[str] = ()
+) -> str | Refused:
+    """A text that is to stand in the place of the current one, or why it may not; the rules of parse_proposal."""
+    text = text.strip("\n")
     if not text.strip():
         return Refused(Refusal.EMPTY)
     # A prompt may have such tags of its own, to ask its model for them.
@@ -176,7 +197,7 @@ def parse_proposal(
     return text
 
 
-def _fenced(reply: str) -> list[str] | None:
+def fenced_texts(reply: str) -> list[str] | None:
     """The texts between fences, or None where a fence is left open: such a text may not be whole.
 
     A fence with an info string inside a text begins a block of that text, which the next bare fence ends.
@@ -200,7 +221,7 @@ def _fenced(reply: str) -> list[str] | None:
     return None if ticks else texts
 
 
-def _without_reasoning(reply: str) -> str:
+def without_reasoning(reply: str) -> str:
     """What follows a leading block of reasoning; a block that is not closed leaves nothing."""
     found = re.match(r"\s*<\s*(think|thinking|reasoning|scratchpad)\s*>", reply, re.IGNORECASE)
     if not found:

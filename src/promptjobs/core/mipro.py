@@ -1,0 +1,195 @@
+"""MIPROv2 with lanes: instructions and examples, slot by slot, searched by a model of their scores. Pure.
+
+Source: Opsahl-Ong et al. 2024, arXiv 2406.11695. Departures: proposals learn from failed rollouts and are made of the
+incumbent, again and again; no prompt is measured twice; trials under way count in the model; the difficulty of the
+seeds is taken out of the scores; a failure is never a score.
+"""
+
+from typing import Any
+
+from promptjobs.core import mipro_events as events
+from promptjobs.core.archive import Candidate
+from promptjobs.core.asks import Fact, Fork, Step, Steps
+from promptjobs.core.config import MiproJobConfig
+from promptjobs.core.evaluations import Evaluations
+from promptjobs.core.lanes import Cause, Lane
+from promptjobs.core.limits import Budget
+from promptjobs.core.mipro_closing import Closing
+from promptjobs.core.mipro_opening import Opening
+from promptjobs.core.mipro_plan import end_rollouts, generates_at, minibatch_size, parallel_trials, total_budget
+from promptjobs.core.mipro_proposing import Proposing
+from promptjobs.core.mipro_rebuilding import rebuild
+from promptjobs.core.mipro_space import Space
+from promptjobs.core.mipro_spending import Spending
+from promptjobs.core.mipro_trials import Trials
+from promptjobs.core.optimizer import Adopted
+from promptjobs.core.pools import AdaptivePool, FeedbackPool
+from promptjobs.core.search_base import Search
+from promptjobs.core.stops import SearchState, StopReason, Stops, mipro_stops
+from promptjobs.core.trial import Phase
+
+
+class Mipro(Search):
+    """description: of the task, by its task app. reference_inputs: what the reference seeds' rollouts were asked."""
+
+    algorithm = "mipro"
+    search_version = 1
+    space: Space
+    trials: Trials
+
+    def __init__(self, config: MiproJobConfig) -> None:
+        self.config = config
+        self.mipro = mipro = config.mipro
+        budget = Budget(total_budget(mipro), end_rollouts(mipro))
+        adaptive = mipro.adaptive_pool
+        informative = AdaptivePool(adaptive, mipro.online_seeds, mipro.rng_seed) if adaptive else None
+        pool = FeedbackPool(mipro.online_seeds, minibatch_size(mipro), mipro.rng_seed, informative)
+        super().__init__(Evaluations.of(config, budget), budget, pool)
+        self.full_seeds = mipro.validation_seeds or mipro.online_seeds
+        self.description = ""
+        self.reference_inputs: list[str] = []
+        self.iteration = 0
+        self.minibatch: tuple[int, ...] = ()
+        self.spending = Spending(mipro, self.evaluations.stats)
+        self.proposing = Proposing(self)
+        # The limit on calls of the meta-model ends proposals, not the search among what was proposed.
+        self.stops = Stops(mipro.model_copy(update={"max_meta_calls": None}))
+        self.is_begun = False
+        self.bootstrap_score: float | None = None
+
+    def baseline(self) -> Candidate:
+        if self.base is None:
+            raise ValueError("the baseline is not known yet")
+        return self.base
+
+    def incumbent(self) -> Candidate:
+        """The candidate that the model believes in most."""
+        return self.candidates[self.trials.best()]
+
+    def full_score(self, candidate_id: str) -> float | None:
+        """The mean on the seeds of full evaluations, where most of them are known."""
+        scores = self.evaluations.scores(candidate_id, self.full_seeds)
+        is_full = candidate_id in self.trials.full and scores
+        return sum(scores.values()) / len(scores) if is_full else None
+
+    def estimate_of(self, candidate: Candidate) -> float | None:
+        return self.trials.value_of(candidate) if self.is_begun else None
+
+    # --- the search --------------------------------------------------------------------------------------------------
+
+    def search(self, lane: Lane) -> Steps:
+        yield Step(facts=events.started(self.config, self.budget.total))
+        yield from Opening(self).run(lane)
+        while self.may_go_on():
+            yield from self._iteration(lane)
+            self.iteration += 1
+        self.finish_reason = self.finish_reason or StopReason.NUM_ITERATIONS
+
+    def closing(self, lane: Lane, cause: Cause | None) -> Steps:
+        return (yield from Closing(self, cause).run(lane))
+
+    def _iteration(self, lane: Lane) -> Steps:
+        """Propose, where it is time to; then trials side by side on one minibatch."""
+        mipro, trials, iteration = self.mipro, self.trials, self.iteration
+        change = self.pool.next_iteration()
+        if change is not None:
+            yield Step(facts=[events.pool_changed(change)])
+        self.minibatch = self.pool.next()
+        generates = generates_at(mipro, iteration) and self._may_propose()
+        plan = {
+            "num_iterations": mipro.num_iterations,
+            "num_trials_per_iteration": mipro.num_evaluations_per_iteration,
+            "max_trials": mipro.max_trials,
+            "max_rollouts": self.budget.total,
+            "max_wall_clock_seconds": mipro.max_seconds,
+        }
+        yield Step(facts=[events.iteration_started(iteration, self.minibatch, plan, generates)])
+        if generates:
+            proposed = yield from self.proposing.generate(lane, iteration, set(self.minibatch))
+            trials.extend(proposed)
+        else:
+            yield Step(facts=[events.generation_skipped(iteration)])
+        if iteration == 0:
+            trials.try_examples()
+        yield from trials.measure_incumbent(lane)
+        trials.left = mipro.num_evaluations_per_iteration
+        yield Fork([trials.lane] * parallel_trials(mipro))
+        best = trials.value(trials.best())
+        yield Step(
+            facts=[
+                events.iteration_complete(iteration, trials.done, best),
+                events.sampler_updated(iteration, trials.done, trials.rankings()),
+                *self.progress(),
+            ]
+        )
+
+    def _may_propose(self) -> bool:
+        most, limit = self.mipro.max_meta_calls, self.mipro.max_proposal_spend_usd
+        if limit is not None and self.evaluations.stats.mutation_tokens.cost_usd >= limit:
+            return False
+        return most is None or self.proposing.calls < most
+
+    def may_go_on(self) -> bool:
+        """Whether another trial may begin; else `finish_reason` says why not."""
+        if self.finish_reason is None:
+            stats = self.evaluations.stats
+            state = SearchState(
+                trials=self.evaluations.trials,
+                rollouts_left=self.budget.total - self.budget.reserved - stats.total_rollouts,
+                best_score=self.trials.value(self.trials.best()),
+            )
+            own = mipro_stops(self.mipro, stats, iterations=self.iteration, is_exhausted=False)
+            # What proposals may cost ends them alone.
+            own[StopReason.PROPOSAL_COST_BUDGET] = False
+            self.finish_reason = self.stops.reason(state, stats, own)
+        return self.finish_reason is None
+
+    def stop_for(self, reason: StopReason) -> None:
+        """Nothing further can be paid: the first reason is the one that is told."""
+        self.finish_reason = self.finish_reason or reason
+
+    # --- what is told ------------------------------------------------------------------------------------------------
+
+    def progress_data(self) -> dict[str, Any]:
+        stats, mipro = self.evaluations.stats, self.mipro
+        total = self.budget.total
+        done = min(total, stats.total_rollouts - stats.rollouts[Phase.TEST])
+        planned = mipro.num_iterations * mipro.num_evaluations_per_iteration
+        is_begun = self.is_begun and bool(self.trials.measured)
+        best = self.trials.best() if is_begun else None
+        tried = self.trials.done if is_begun else 0
+        base = self.base.candidate_id if self.base is not None else ""
+        return {
+            "phase": self.phase,
+            "rollouts_completed": done,
+            "rollouts_total": total,
+            "rollouts_remaining": total - done,
+            "percent_rollouts": done / total,
+            "percent_overall": done / total,
+            "trials_completed": self.evaluations.trials,
+            "transformations_tried": min(tried, planned),
+            "transformations_planned": planned,
+            "best_score": self.trials.value(best) if best else None,
+            "baseline_score": self.trials.value(base) if is_begun and base in self.trials.measured else None,
+            "best_candidate_id": best,
+            "front": [],
+            "generation": self.iteration,
+            "iteration": self.iteration,
+            "num_iterations": mipro.num_iterations,
+            **stats.to_json(),
+        }
+
+    def budget_facts(self) -> list[Fact]:
+        stats, mipro = self.evaluations.stats, self.mipro
+        data = {
+            "total_tokens": stats.total_tokens,
+            "policy_tokens": stats.rollout_tokens.total,
+            "total_cost_usd": stats.spent_usd,
+            "max_token_limit": mipro.max_token_limit,
+            "max_spend_usd": mipro.max_spend_usd,
+        }
+        return [events.budget_updated(data)]
+
+    def adopt(self, adopted: Adopted) -> None:
+        """Go on from what an earlier version has published."""
+        rebuild(self, adopted)

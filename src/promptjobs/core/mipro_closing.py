@@ -1,0 +1,220 @@
+"""The end of a MIPRO job: finalists in full, the held-out test once, and the result."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from promptjobs.core import mipro_events as events
+from promptjobs.core.archive import Candidate, lineage
+from promptjobs.core.asks import Fact, Fork, Step, Steps
+from promptjobs.core.evaluations import Reservation
+from promptjobs.core.lanes import Cause, Lane
+from promptjobs.core.limits import COMMON_SHARE
+from promptjobs.core.result import Attempt, Finalist, Measured, Member, OptimizationResult
+from promptjobs.core.search_events import closing_events
+from promptjobs.core.trial import Phase
+
+if TYPE_CHECKING:
+    from promptjobs.core.mipro import Mipro
+
+MEMBERS = 64
+"""Candidates of the result's archive."""
+
+
+class Closing:
+    """Runs on the budget kept for it. After a cancel or errors nothing is asked: what is known is published."""
+
+    def __init__(self, search: "Mipro", cause: Cause | None) -> None:
+        self.search = search
+        self.cause = cause
+        self.may_ask = cause not in (Cause.CANCEL, Cause.ERRORS)
+
+    def run(self, lane: Lane) -> Steps:
+        search = self.search
+        reason = str(self.cause or search.finish_reason or "completed")
+        search.budget.release_reserve()
+        yield Step(facts=[events.stopping(reason), *search.budget_facts()])
+        finalists = yield from self._validate(lane)
+        best = finalists[0].candidate if finalists else self._best_so_far()
+        if self.may_ask and best is not None and search.is_begun and search.mipro.test_seeds:
+            yield from self._test(best)
+        result = self._result(best, finalists, reason)
+        full = search.full_score(best.candidate_id) if best is not None and search.is_begun else None
+        told: list[Fact] = [*self._tested(result), *closing_events(result)]
+        told.append(events.job_completed(result, full, self._best_minibatch()))
+        yield Step(facts=[*told, *search.progress()])
+        return result
+
+    def _best_so_far(self) -> Candidate | None:
+        search = self.search
+        return search.incumbent() if search.is_begun and search.trials.measured else search.base
+
+    # --- measuring ---------------------------------------------------------------------------------------------------
+
+    def _validate(self, lane: Lane) -> Steps:
+        """The finalists, best first, by their full evaluations; none where nothing was measured in full."""
+        search = self.search
+        if not search.is_begun:
+            return []
+        seeds = search.full_seeds
+        top = self._finalists(seeds)
+        if self.may_ask:
+            yield Step(facts=search.enter(Phase.VALIDATION))
+            yield Fork([self._scoring(candidate, seeds, Phase.VALIDATION) for candidate in top])
+            search.trials.refresh()
+        scores = {c.candidate_id: search.evaluations.scores(c.candidate_id, seeds) for c in top}
+        most = max(map(len, scores.values()), default=0)
+        measured = [c for c in top if most and len(scores[c.candidate_id]) >= COMMON_SHARE * most]
+        if not measured:
+            return []
+        common = set.intersection(*(set(scores[c.candidate_id]) for c in measured)) or set(seeds)
+
+        def paired(candidate: Candidate) -> float:
+            found = [score for seed, score in scores[candidate.candidate_id].items() if seed in common]
+            return sum(found) / len(found)
+
+        trials = search.trials
+        ranked = sorted(measured, key=lambda c: (-paired(c), -trials.value(c.candidate_id), c.n))
+        for candidate in ranked:
+            trials.full.add(candidate.candidate_id)
+        return [Finalist(rank, c, scores[c.candidate_id], tuple(seeds)) for rank, c in enumerate(ranked)]
+
+    def _finalists(self, seeds: Sequence[int]) -> list[Candidate]:
+        """The winner so far, the baseline, and as many of the next best as can be measured in full."""
+        search = self.search
+        base = search.baseline()
+        trials, ranked = search.trials, search.trials.ranked()
+        known = [name for name in ranked if name in trials.full]
+        best = [name for name in ranked if name not in trials.full][: search.mipro.validation_top_k]
+        names = dict.fromkeys([*ranked[:1], base.candidate_id, *known, *best])
+        top = [search.candidates[name] for name in ranked]
+        order = [search.candidates[name] for name in names]
+        if not self.may_ask:
+            return order
+        left, chosen = search.budget.left, list[Candidate]()
+        for candidate in order:
+            cost = search.evaluations.cost(candidate.candidate_id, seeds)
+            if cost <= left:
+                left -= cost
+                chosen.append(candidate)
+        return chosen or top[:1]
+
+    def _test(self, best: Candidate) -> Steps:
+        search = self.search
+        base = search.baseline()
+        candidates = [best] if base == best else [base, best]
+        yield Step(facts=search.enter(Phase.TEST))
+        yield Fork([self._scoring(c, search.mipro.test_seeds, Phase.TEST) for c in candidates])
+
+    def _scoring(self, candidate: Candidate, seeds: Sequence[int], phase: Phase) -> Callable[[Lane], Steps]:
+        search = self.search
+
+        def score(lane: Lane) -> Steps:
+            cost = search.evaluations.cost(candidate.candidate_id, seeds)
+            reservation = None if phase is Phase.TEST else Reservation.of(search.budget, min(cost, search.budget.left))
+            paid: Sequence[int] = seeds
+            if reservation is not None and reservation.held < cost:
+                # Not all of it can be paid: what is known stands, and the rest goes to as many seeds as there is for.
+                known = search.evaluations.known.get(candidate.candidate_id, {})
+                paid = [seed for seed in seeds if seed not in known][: reservation.held]
+                if not paid:
+                    return None
+            return (yield from search.score(lane, candidate, paid, phase, reservation, may_fail=True))
+
+        return score
+
+    # --- the result --------------------------------------------------------------------------------------------------
+
+    def _measured(self, best: Candidate, seeds: Sequence[int]) -> Measured | None:
+        search = self.search
+        ours = search.evaluations.scores(best.candidate_id, seeds)
+        base = search.evaluations.scores(search.base.candidate_id, seeds) if search.base else {}
+        return Measured(len(seeds), ours, base) if seeds and (ours or base) else None
+
+    def _result(self, best: Candidate | None, finalists: Sequence[Finalist], reason: str) -> OptimizationResult:
+        search, mipro = self.search, self.search.mipro
+        has_validation = bool(mipro.validation_seeds)
+        return OptimizationResult(
+            best=best,
+            baseline=search.base,
+            train=self._measured(best, mipro.online_seeds) if best and has_validation else None,
+            validation=self._measured(best, search.full_seeds) if best else None,
+            test=self._measured(best, mipro.test_seeds) if best else None,
+            archive=self._members(),
+            finalists=list(finalists),
+            attempts=self._attempts(),
+            lineage=lineage(search.candidates, best.candidate_id) if best else [],
+            finish_reason=reason,
+            detail=None,
+            progress=search.progress_data(),
+            extra=self._extra(best),
+        )
+
+    def _members(self) -> list[Member]:
+        search = self.search
+        if not search.is_begun:
+            return []
+        trials, members = search.trials, []
+        for name in trials.ranked()[:MEMBERS]:
+            known = search.evaluations.scores(name, search.full_seeds)
+            members.append(Member(search.candidates[name], trials.value(name), known, name in trials.full))
+        return members
+
+    def _attempts(self) -> list[Attempt]:
+        search = self.search
+        if not search.is_begun:
+            return []
+        base = search.baseline().candidate_id
+        reference = search.trials.value(base) if base in search.trials.measured else 0.0
+        return [
+            Attempt(search.candidates[name], found.mean, search.trials.value(name) > reference)
+            for name, found in search.trials.measured.items()
+            if name != base
+        ]
+
+    def _best_minibatch(self) -> float | None:
+        scores = [each["minibatch_score"] for each in self.search.trials.history] if self.search.is_begun else []
+        return max((score for score in scores if score is not None), default=None)
+
+    def _tested(self, result: OptimizationResult) -> list[Fact]:
+        """The winner and the baseline on the held-out seeds, by the names that clients read."""
+        if result.test is None or result.best is None or result.test.best_score is None:
+            return []
+        base = result.test.baseline_score
+        payload = self.search.trials.payload_of(result.best)
+        return events.tested(result, base.mean if base else None, payload)
+
+    def _extra(self, best: Candidate | None) -> dict[str, Any]:
+        """What only MIPRO has: the candidate by its slots, the bootstrap's examples, the model's state and history."""
+        search = self.search
+        stats = search.evaluations.stats
+        costs = {
+            "policy": stats.rollout_tokens.known_cost_usd,
+            "proposal": stats.mutation_tokens.known_cost_usd,
+            "judge": stats.judge_tokens.known_cost_usd,
+        }
+        figures = {
+            "total_cost_usd": stats.total_cost_usd,
+            "category_costs": costs,
+            "final_balance_usd": None,
+            "balance_type": None,
+        }
+        if not search.is_begun:
+            return figures
+        trials = search.trials
+        return {
+            **figures,
+            "best_candidate": trials.candidate_json(best) if best is not None else None,
+            "best_minibatch_score": self._best_minibatch(),
+            "best_full_score": search.full_score(best.candidate_id) if best is not None else None,
+            "total_trials": trials.done,
+            "bootstrap": {
+                "baseline_score": search.bootstrap_score,
+                "few_shot_examples": {
+                    stage.stage_id: [example.to_json() for example in stage.pool] for stage in search.space.stages
+                },
+            },
+            "instruction_bank": [made.to_json() for stage in search.space.stages for made in stage.bank],
+            "demo_sets": {stage.stage_id: [list(each) for each in stage.sets] for stage in search.space.stages},
+            "optimizer_state": trials.sampler.state(),
+            "history": list(trials.history),
+        }

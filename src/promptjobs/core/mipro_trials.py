@@ -1,0 +1,393 @@
+"""MIPRO's trials: which configuration is measured next, on which seeds, and what the surrogate is told of it."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from promptjobs.core import mipro_events as events
+from promptjobs.core.archive import Candidate
+from promptjobs.core.asks import CandidateFact, Fact, Step, Steps
+from promptjobs.core.evaluations import Reservation
+from promptjobs.core.lanes import Lane
+from promptjobs.core.limits import COMMON_SHARE
+from promptjobs.core.mipro_proposing import Proposed
+from promptjobs.core.mipro_space import Choice, Instruction, Stage
+from promptjobs.core.prompt_compiler import Compiled
+from promptjobs.core.screening import Screening
+from promptjobs.core.seed_effects import Adjusted, adjusted_scores
+from promptjobs.core.stops import StopReason
+from promptjobs.core.tpe import Sampler, TpeSettings
+from promptjobs.core.trial import Phase, Trial
+from promptjobs.errors import TransformApplicationError
+
+if TYPE_CHECKING:
+    from promptjobs.core.mipro import Mipro
+
+FIRST_PART = 3
+"""A minibatch is measured in two parts, the first of them a third of it: who is clearly behind then ends there."""
+
+FEWEST_FIRST = 4
+"""Seeds of the first part at least."""
+
+NEW_SHARE = 0.6
+"""Of an iteration's trials, for what was proposed before it; the others are the model's."""
+
+TRIES = 200
+"""Configurations that are looked at for one trial: others may compile to prompts that are known."""
+
+RANKINGS = 10
+"""Candidates that are told with an update of the model."""
+
+FULL_SHARE = 0.12
+"""Of the rollouts so far that full evaluations may have used before a further one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """A configuration that is to be measured."""
+
+    choice: Choice
+    candidate: Candidate
+    compiled: Compiled
+    is_new: bool
+
+
+class Trials:
+    """choices: the configuration of each candidate; several may compile to the same prompt, the first one counts."""
+
+    def __init__(self, search: "Mipro", dimensions: Mapping[str, int]) -> None:
+        self.search = search
+        config = search.mipro
+        planned = config.num_iterations * config.num_evaluations_per_iteration
+        self._dimensions = dict(dimensions)
+        self.sampler = Sampler(dimensions, TpeSettings(**config.tpe.model_dump()), config.rng_seed, planned)
+        self.choices: dict[str, dict[str, int]] = {}
+        self.measured: dict[str, Adjusted] = {}
+        self.queue: deque[dict[str, int]] = deque()
+        self.history: list[dict[str, Any]] = []
+        self.full: set[str] = set()
+        self.done = 0
+        self.left = 0
+        self._since_full = 0
+        self._foretold: dict[str, dict[int, float]] = {}
+        self._told_best: str | None = None
+
+    # --- what is known -----------------------------------------------------------------------------------------------
+
+    def begin(self, base: Candidate) -> None:
+        """The baseline is the configuration that leaves everything as it is."""
+        choice = dict.fromkeys(self.search.space.dimensions(), 0)
+        self.choices[base.candidate_id] = choice
+        self.sampler.claim(self._whole(choice))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Tell the surrogate what is known now: every new score also says something about the seeds of the others."""
+        search = self.search
+        known: dict[str, dict[int, float]] = {}
+        for candidate_id in self.choices:
+            answers = search.evaluations.known.get(candidate_id, {})
+            scores = {seed: answer.score for seed, answer in answers.items() if answer.score is not None}
+            known[candidate_id] = {**self._foretold.get(candidate_id, {}), **scores}
+        self.measured = adjusted_scores(known)
+        self.sampler.rebase(
+            [(self._whole(self.choices[name]), found.mean, float(found.seeds)) for name, found in self.measured.items()]
+        )
+
+    def _extend(self) -> None:
+        self._dimensions = self.search.space.dimensions()
+        self.sampler.extend(self._dimensions)
+
+    def _whole(self, choice: Choice) -> dict[str, int]:
+        """With every slot there is now; what a choice does not name is left as it is."""
+        return {**dict.fromkeys(self._dimensions, 0), **choice}
+
+    def value(self, candidate_id: str) -> float:
+        """What the model believes of a candidate that was measured."""
+        return self.sampler.estimate(self._whole(self.choices[candidate_id])).mean
+
+    def ranked(self) -> list[str]:
+        """Candidates that were measured, best first by the model's estimate; ties by age."""
+        candidates = self.search.candidates
+        return sorted(self.measured, key=lambda name: (-self.value(name), candidates[name].n))
+
+    def best(self) -> str:
+        return self.ranked()[0]
+
+    def scores_with(self, stage: Stage, made: Instruction) -> list[float]:
+        """The scores of the candidates that hold an instruction."""
+        slot, option = stage.option(made)
+        return [self.measured[name].mean for name in self.measured if self.choices[name].get(slot, 0) == option]
+
+    def know(self, candidate: Candidate, choice: Mapping[str, int]) -> None:
+        """A candidate that was measured before this search began."""
+        self._extend()
+        if self.sampler.claim(self._whole(choice)):
+            self.choices[candidate.candidate_id] = dict(choice)
+            self.done += 1
+
+    def rankings(self) -> list[dict[str, Any]]:
+        """The best candidates as the model sees them now."""
+        return [
+            {"candidate_id": name, "estimate": self.value(name), "mean": self.measured[name].mean}
+            for name in self.ranked()[:RANKINGS]
+        ]
+
+    def payload_of(self, candidate: Candidate) -> dict[str, dict[str, Any]]:
+        return self.search.space.payload(self.choices.get(candidate.candidate_id, {}))
+
+    def candidate_json(self, candidate: Candidate) -> dict[str, Any]:
+        """A candidate by its slots, in the shape that clients of the API read."""
+        name, search = candidate.candidate_id, self.search
+        payload = self.payload_of(candidate)
+        tried = next((each for each in self.history if each["candidate_id"] == name), None)
+        return {
+            "version_id": name,
+            "trial_num": tried["trial"] if tried else 0,
+            "iteration": tried["iteration"] if tried else 0,
+            "instruction_text": "\n".join(part["instruction_text"] for part in payload.values()),
+            "instruction_lines": [line for part in payload.values() for line in part["instruction_lines"]],
+            "instruction_indices": [i for part in payload.values() for i in part["instruction_ids"]],
+            "demo_indices": [i for part in payload.values() for i in part["demo_indices"]],
+            "minibatch_score": tried["minibatch_score"] if tried else None,
+            "full_score": search.full_score(name),
+            "is_incumbent": name == self.best(),
+            "stage_payloads": payload,
+        }
+
+    # --- what comes next ---------------------------------------------------------------------------------------------
+
+    def extend(self, proposed: Sequence[Proposed]) -> None:
+        """The banks have grown: what is new is tried beside the incumbent's other options, the most promising first.
+
+        Some of the iteration's trials are left to the model: what is not tried now stays among its options.
+        """
+        self._extend()
+        self.queue.clear()
+        moves = [[self._move(each.stage, made) for made in each.entries] for each in proposed]
+        if len(moves) > 1:
+            self.queue.append({slot: option for first in moves for slot, option in first[0].items()})
+        self.queue.extend(_by_turns(moves))
+        most = max(1, round(NEW_SHARE * self.search.mipro.num_evaluations_per_iteration))
+        while len(self.queue) > most:
+            self.queue.pop()
+
+    def _move(self, stage: Stage, made: Instruction) -> dict[str, int]:
+        """What an instruction changes in a choice; a whole text takes the place of all that its stage has chosen."""
+        slot, option = stage.option(made)
+        others = {name: 0 for name in stage.dimensions() if ".instruction_" in name} if made.is_whole else {}
+        return {**others, slot: option}
+
+    def try_examples(self) -> None:
+        """Beside the incumbent's instructions a large set of examples, for every stage that has some."""
+        move = {}
+        for stage in self.search.space.stages:
+            if stage.sets and stage.config.max_demo_slots:
+                at = stage.sets.index(max(stage.sets, key=len))
+                move[stage.demo_slot(0)] = at + 1
+        if move:
+            self.queue.insert(min(1, len(self.queue)), move)
+
+    def _next(self) -> Steps:
+        """The next configuration whose prompt is not known; None where there is none."""
+        search = self.search
+        for _ in range(TRIES):
+            if self.queue:
+                choice = {**self.choices[self.best()], **self.queue.popleft()}
+                if not self.sampler.claim(self._whole(choice)):
+                    continue
+            else:
+                ranked = self.sampler.suggest_ranked(1)
+                if not ranked:
+                    return None
+                choice = ranked[0]
+            picked = yield from self._compiled(choice)
+            if picked is not None:
+                return picked
+            self.sampler.discard(self._whole(choice))
+        search.finish_reason = search.finish_reason or StopReason.EXHAUSTED
+        return None
+
+    def _compiled(self, choice: dict[str, int]) -> Steps:
+        """The choice's candidate; None where its prompt is known, or cannot be run."""
+        search = self.search
+        try:
+            compiled = search.space.compile(choice)
+        except TransformApplicationError as error:
+            yield Step(facts=[events.trial_refused(search.iteration, choice, "transform", str(error))])
+            return None
+        detail = search.space.too_long(compiled, search.mipro.max_prompt_tokens, search.mipro.module_limits)
+        if detail is not None:
+            yield Step(facts=[events.trial_refused(search.iteration, choice, "too_long", detail)])
+            return None
+        candidate_id = compiled.template.digest()
+        known = search.candidates.get(candidate_id)
+        if known is not None:
+            yield Step(facts=[events.trial_duplicate(search.iteration, choice, known)])
+            return None
+        base = search.baseline()
+        candidate = Candidate(
+            candidate_id=candidate_id,
+            n=len(search.candidates),
+            prompt=compiled.template,
+            baseline_id=base.candidate_id,
+            parents=(search.incumbent().candidate_id,),
+            operator="mipro",
+            generation=search.iteration + 1,
+        )
+        return Picked(choice, candidate, compiled, True)
+
+    # --- measuring ---------------------------------------------------------------------------------------------------
+
+    def lane(self, lane: Lane) -> Steps:
+        """One trial after the other until the iteration has had all of its own, or the search ends."""
+        search = self.search
+        while self.left > 0 and search.may_go_on():
+            self.left -= 1
+            picked: Picked | None = yield from self._next()
+            if picked is None:
+                self.left = 0
+                yield Step(facts=[events.exhausted(search.iteration, self.done)])
+                return
+            yield from self._trial(lane, picked)
+            if self._since_full >= search.mipro.full_eval_every:
+                yield from self.full_evaluation(lane)
+
+    def measure_incumbent(self, lane: Lane) -> Steps:
+        """The incumbent on the new minibatch: who comes after it is compared with it there."""
+        search = self.search
+        best, seeds = search.incumbent(), search.minibatch
+        cost = search.evaluations.cost(best.candidate_id, seeds)
+        tokens = search.space.compile(self.choices[best.candidate_id]).tokens
+        reservation = Reservation.of(search.budget, cost) if search.spending.affords(tokens, cost) else None
+        if not cost or reservation is None:
+            return
+        yield from search.score(lane, best, seeds, Phase.OPTIMIZATION, reservation)
+        reservation.release()
+        self.refresh()
+
+    def _trial(self, lane: Lane, picked: Picked) -> Steps:
+        search, candidate = self.search, picked.candidate
+        seeds = search.minibatch
+        cost = search.evaluations.screening_cost(candidate.candidate_id, seeds)
+        refusal = search.spending.refusal(picked.compiled.tokens, cost)
+        reservation = None if refusal else Reservation.of(search.budget, cost)
+        if reservation is None:
+            self.sampler.withdraw(self._whole(picked.choice))
+            search.stop_for(refusal or StopReason.ROLLOUT_BUDGET)
+            return
+        search.spending.reserve(candidate.candidate_id, picked.compiled.tokens, cost)
+        search.candidates[candidate.candidate_id] = candidate
+        self.choices[candidate.candidate_id] = dict(picked.choice)
+        search.evaluations.stats.count_proposal(is_refused=False)
+        self.done += 1
+        self._since_full += 1
+        number = self.done
+        payload = search.space.payload(picked.choice)
+        facts: list[Fact] = [
+            CandidateFact(candidate),
+            *events.trial_started(search.iteration, number, candidate, payload, picked.compiled),
+        ]
+        found: Screening = yield from self._minibatch(lane, candidate, seeds, reservation, facts)
+        reservation.release()
+        search.spending.release(candidate.candidate_id)
+        self._take(candidate, found)
+        self.history.append(
+            {
+                "trial": number,
+                "iteration": search.iteration,
+                "candidate_id": candidate.candidate_id,
+                "choice": dict(picked.choice),
+                "minibatch_score": found.score,
+                "seeds": len(found.known_scores),
+                "misses": [miss.to_json() for miss in picked.compiled.misses],
+            }
+        )
+        best = self.value(self.best()) if self.measured else None
+        told = [
+            *events.minibatch(search.iteration, number, candidate, found, best),
+            events.trial_complete(search.iteration, number, candidate, found, payload, self.value_of(candidate)),
+        ]
+        yield Step(facts=[*told, *self._incumbent_facts(number, found), *search.progress()])
+
+    def _minibatch(
+        self, lane: Lane, candidate: Candidate, seeds: Sequence[int], reservation: Reservation, facts: Sequence[Fact]
+    ) -> Steps:
+        """All of the seeds; a first part alone, where the candidate is clearly behind the incumbent on it."""
+        search = self.search
+        size = max(FEWEST_FIRST, -(-len(seeds) // FIRST_PART))
+        if size >= len(seeds):
+            return (yield from search.screen(lane, candidate, seeds, reservation, facts))
+        first, rest = seeds[:size], seeds[size:]
+        found: Screening = yield from search.screen(lane, candidate, first, reservation, facts)
+        rival = self._rival(first)
+        scored = [(seed, score) for seed, score in zip(found.seeds, found.scores, strict=True) if score is not None]
+        if sum(score - rival[seed] for seed, score in scored if seed in rival) < 0:
+            return found
+        more: Screening = yield from search.screen(lane, candidate, rest, reservation, ())
+        return Screening((*found.seeds, *more.seeds), (*found.scores, *more.scores), found.foretold | more.foretold)
+
+    def _rival(self, seeds: Sequence[int]) -> dict[int, float]:
+        """The scores of the best candidate that is known on these seeds."""
+        for name in self.ranked():
+            scores = self.search.evaluations.scores(name, seeds)
+            if len(scores) >= COMMON_SHARE * len(seeds):
+                return scores
+        return {}
+
+    def _take(self, candidate: Candidate, found: Screening) -> None:
+        if found.is_foretold:
+            scores = zip(found.seeds, found.scores, strict=True)
+            told = self._foretold.setdefault(candidate.candidate_id, {})
+            told |= {seed: score for seed, score in scores if score is not None and seed in found.foretold}
+        self.refresh()
+
+    def value_of(self, candidate: Candidate) -> float | None:
+        return self.value(candidate.candidate_id) if candidate.candidate_id in self.measured else None
+
+    def _incumbent_facts(self, number: int, found: Screening) -> list[Fact]:
+        best = self.best()
+        if best == self._told_best:
+            return []
+        self._told_best = best
+        search = self.search
+        full = search.full_score(best)
+        done = search.evaluations.stats.total_rollouts
+        told = events.new_incumbent(
+            search.iteration, number, search.candidates[best], found, full, self.value(best), done
+        )
+        return [told]
+
+    # --- full evaluations --------------------------------------------------------------------------------------------
+
+    def full_evaluation(self, lane: Lane) -> Steps:
+        """Measure the candidate that the model believes in most on all validation seeds, where that is not known."""
+        search = self.search
+        self._since_full = 0
+        best = self.best()
+        seeds = search.full_seeds
+        cost = search.evaluations.cost(best, seeds)
+        spent = sum(search.evaluations.cost("", seeds) for _ in self.full)
+        done = search.evaluations.stats.total_rollouts
+        if best in self.full or not cost or spent + cost > FULL_SHARE * (done + cost):
+            return
+        tokens = search.space.compile(self.choices[best]).tokens
+        reservation = Reservation.of(search.budget, cost) if search.spending.affords(tokens, cost) else None
+        if reservation is None:
+            return
+        self.full.add(best)
+        number = self.done
+        trial: Trial = yield from search.score(
+            lane, search.candidates[best], seeds, Phase.VALIDATION, reservation, may_fail=True
+        )
+        reservation.release()
+        self.refresh()
+        told: list[Fact] = [events.full_evaluated(search.iteration, number, search.candidates[best], trial)]
+        yield Step(facts=[*told, *search.progress()])
+
+
+def _by_turns(lists: Sequence[Sequence[dict[str, int]]]) -> list[dict[str, int]]:
+    """One of each list, then the next of each."""
+    longest = max(map(len, lists), default=0)
+    return [each[at] for at in range(longest) for each in lists if at < len(each)]
