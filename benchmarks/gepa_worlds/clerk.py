@@ -303,13 +303,13 @@ def _by_rules(rules: Sequence[Rule], features: frozenset[str]) -> dict[str, floa
 
 
 def _held(bag: frozenset[str], features: frozenset[str]) -> float:
-    all_, held = 0.0, 0.0
-    for one in bag:
-        weight = 1.0 if one[0] == "#" else PLAIN_WORD
-        all_ += weight
-        if one in features:
-            held += weight
-    return held / all_
+    return _weight(bag & features) / _weight(bag)
+
+
+def _weight(bag: frozenset[str]) -> float:
+    """Counted and not summed up, for sets have another order in every process."""
+    notions = sum(one[0] == "#" for one in bag)
+    return notions + PLAIN_WORD * (len(bag) - notions)
 
 
 def _strength(bag: frozenset[str], features: frozenset[str]) -> float:

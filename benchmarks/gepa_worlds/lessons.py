@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .chance import Dice
+from .chance import Dice, share
 from .meta_reading import Record
 from .wording import STOP_WORDS, WORD
 
@@ -147,7 +147,9 @@ def _shared_words(records: Sequence[Record], errors: Sequence[Error]) -> dict[tu
     for (field, value), held in owners.items():
         foreign = {at for (f, v), others in owners.items() if f == field and v != value for at in others}
         counts = Counter(word for at in dict.fromkeys(held) for word in inputs[at] if len(word) > 3)
-        found = [w for w, n in counts.most_common() if n > 1 and not any(w in inputs[at] for at in foreign)]
+        # Chance and not the order of a set decides between words that are as frequent: sets differ by process.
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], share("rank", item[0])))
+        found = [word for word, n in ranked if n > 1 and not any(word in inputs[at] for at in foreign)]
         if found:
             shared[(field, value)] = sorted(found[:6])
     return shared

@@ -2,17 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from promptjobs.db.session import Database
 from tests.acceptance.client import Api, Json
 from tests.acceptance.faulty_model import HINT, POLICY, REFLECTOR, FaultyModel
 from tests.acceptance.mipro_jobs import (
-    ONLINE,
     SOLVER,
-    STAGES,
-    VALIDATION,
+    STAGED,
     config,
     counts_hints_and_examples,
     submit,
@@ -20,16 +17,6 @@ from tests.acceptance.mipro_jobs import (
 )
 from tests.acceptance.runs import calls_of
 from tests.acceptance.test_modules import PLAN, PLAN_USER, SOLVE, SOLVE_USER, plans_and_solves
-
-PROGRAM: Mapping[str, Any] = {
-    "initial_prompt": None,
-    "mipro.modules": [{"module_id": "pipeline", "stages": STAGES, "edges": [["plan", "solve"]]}],
-    "mipro.seeds": {
-        "bootstrap": [0, 10, 40, 50, 60, 3, 4, 5],
-        "online": list(ONLINE),
-        "validation": list(VALIDATION),
-    },
-}
 
 
 def sections_of(candidate: Json, module: str) -> list[Json]:
@@ -44,7 +31,7 @@ async def test_both_stages_of_a_program_get_instructions_examples_and_models_of_
 ) -> None:
     model.replies |= {POLICY: counts_hints_and_examples, SOLVER: counts_hints_and_examples}
     await task_app(talk=plans_and_solves)
-    job = await succeeded(api, await submit(api, config(ports.task_app_url, PROGRAM)))
+    job = await succeeded(api, await submit(api, config(ports.task_app_url, STAGED)))
     snapshot = job["metadata"]["prompt_best_snapshot"]
     assert snapshot["best_score"] > snapshot["baseline_score"]
 

@@ -2,7 +2,8 @@
 
 A change of the search that decides otherwise makes recorded turns unreplayable. Then, in the same commit:
 
-1. raise `Gepa.search_version`: running jobs go on from their published facts instead of failing to replay (rule J6);
+1. raise the search's `search_version`: running jobs go on from their published facts instead of failing to replay
+   (rule J6);
 2. run `python -m tests.golden.record`, and look at what the diff says about the change.
 
 Before the first release no job depends on a version: step 2 alone will do. Recording needs no database and is
@@ -16,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from promptjobs.core.asks import Answer, Ask, Key, Recall
-from promptjobs.core.gepa import Gepa
 from promptjobs.core.lanes import Cause, Lane, Lanes, Outcome, Turning, chain
+from promptjobs.core.optimizers import optimizer_of
 from promptjobs.core.result import OptimizationResult
 from promptjobs.db.journal import AnswerRecord, Group, TurnRecord, body_from, rows_of
-from tests.golden.scenarios import SCENARIOS, Scenario, answer
+from tests.golden.scenarios import SCENARIOS, Scenario
 
 HERE = Path(__file__).parent
 TABLES = ("turns", "candidates", "trials", "rollouts", "completions")
@@ -34,8 +35,8 @@ class Recorder:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.config = scenario.config()
-        self.optimizer = Gepa(self.config)
-        self.lanes = Lanes(self.optimizer, self.config.gepa.rng_seed)
+        self.optimizer = optimizer_of(self.config)
+        self.lanes = Lanes(self.optimizer, self.config.search.rng_seed)
         self.order = random.Random(scenario.order)
         self.records: dict[Key, AnswerRecord] = {}
         self.group = Group()
@@ -56,13 +57,13 @@ class Recorder:
         return self.group
 
     def _next(self) -> Lane:
-        if self.config.gepa.turn_order == "fixed":
+        if self.config.search.turn_order == "fixed":
             return self.lanes.next_in_fixed_order()
         return self.order.choice(self.lanes.waiting_lanes())
 
     def _answer(self, ask: Ask) -> Answer:
         if ask.key not in self.records:
-            self.records[ask.key] = answer(ask, self.scenario.failing)
+            self.records[ask.key] = self.scenario.answer(ask)
             self.group.answers.append((len(self.group.answers), self.records[ask.key]))
         return self.records[ask.key].answer
 

@@ -2,16 +2,26 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from promptjobs.core.asks import Answer, Ask, Completion, CompletionBody, FailureReason, Key, Rollout, RolloutBody
-from promptjobs.core.config import GepaJobConfig, resolve
+from promptjobs.core.asks import (
+    Answer,
+    Ask,
+    CallBody,
+    Completion,
+    CompletionBody,
+    FailureReason,
+    Key,
+    Rollout,
+    RolloutBody,
+)
+from promptjobs.core.config import JobConfig, resolve
 from promptjobs.core.prompt import Message
 from promptjobs.core.trial import Phase
 from promptjobs.db.journal import AnswerRecord, body_text
-from tests.fakes.config_bodies import body
+from tests.fakes.config_bodies import body_of
 
 SYSTEM = "You are a banking assistant. Answer with one label."
 PROMPT = {
@@ -31,6 +41,30 @@ SIZES: Mapping[str, Any] = {
     "gepa.population.num_generations": 50,
     "gepa.population.patience_generations": 50,
 }
+MIPRO_SIZES: Mapping[str, Any] = {
+    "mipro.rng_seed": 11,
+    "mipro.seeds.bootstrap": list(range(6)),
+    "mipro.seeds.online": list(range(20, 32)),
+    "mipro.seeds.validation": list(range(100, 104)),
+    "mipro.seeds.test": list(range(200, 203)),
+    "mipro.num_iterations": 3,
+    "mipro.num_evaluations_per_iteration": 3,
+    "mipro.batch_size": 6,
+    "mipro.full_eval_every": 3,
+    "mipro.instructions_per_batch": 4,
+}
+STAGES = ("find", "answer")
+PROGRAM = [
+    {
+        "stage_id": stage,
+        "baseline_instruction": f"{SYSTEM} Step {stage}.",
+        "baseline_messages": [
+            {"role": "system", "content": f"{SYSTEM} Step {stage}."},
+            {"role": "user", "content": f"To {stage}: {{query}}"},
+        ],
+    }
+    for stage in STAGES
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +72,7 @@ class Scenario:
     """One search. changes: to the request's body. order: seed for the order in which lanes are resumed.
 
     stop_at: number of the turn by which a deadline stops it. failing: share of rollouts and completions that fail.
+    stages: of a program of several calls.
     """
 
     name: str
@@ -47,11 +82,28 @@ class Scenario:
     stop_at: int | None = None
     failing: float = 0.0
     budget: int = 90
+    algorithm: str = "gepa"
+    stages: Sequence[str] = ()
 
-    def config(self) -> GepaJobConfig:
-        prompt = {"initial_prompt": PROMPT} if self.has_prompt else {}
-        changes = {**SIZES, **prompt, "gepa.rollout.budget": self.budget, **self.changes}
-        return resolve("gepa", body(changes), None).config
+    def config(self) -> JobConfig:
+        sizes = MIPRO_SIZES | {"mipro.rollout_budget": self.budget}
+        if self.algorithm == "gepa":
+            sizes = SIZES | {"gepa.rollout.budget": self.budget}
+        prompt = {"initial_prompt": PROMPT} if self.has_prompt and not self.stages else {}
+        program = {"mipro.modules": [{"module_id": "program", "stages": PROGRAM}]} if self.stages else {}
+        changes = {**sizes, **prompt, **program, **self.changes}
+        return resolve(self.algorithm, body_of(self.algorithm, changes), None).config
+
+    def answer(self, ask: Ask) -> AnswerRecord:
+        """A pure function of the ask: scores by hash, and replies in the form that proposals are asked for."""
+        fails = _fraction(ask.key, "fails") < self.failing
+        match ask:
+            case Rollout():
+                return _rollout(ask, fails and ask.phase is not Phase.BOOTSTRAP, self.stages)
+            case Completion() if "# Current text" not in "".join(message.content for message in ask.messages):
+                return _described(ask)
+            case Completion():
+                return _completion(ask, fails)
 
 
 FULL = {"gepa.acceptance": "full"}
@@ -65,6 +117,10 @@ LARGE = {
     "gepa.population.crossover_rate": 1.0,
 }
 """Room for several lanes of a race."""
+
+ONE_TRIAL = {"mipro.max_parallel_trials": 1}
+HIGH = {"mipro.parallel_risk": "HIGH"}
+EXAMPLES = {"mipro.max_demo_slots": 2, "mipro.demo_format": "text", "mipro.generate_at_iterations": [1]}
 
 SCENARIOS = (
     Scenario("one_lane_train", {**FULL, **TRAIN, "gepa.lanes": 1}),
@@ -82,6 +138,13 @@ SCENARIOS = (
     Scenario("probes", {**TRAIN, **FOUR_LANES}, has_prompt=False, order=4),
     Scenario("deadline", {**LARGE, **FOUR_LANES}, order=5, stop_at=50, budget=600),
     Scenario("failures", {**TRAIN, **FOUR_LANES}, order=6, failing=0.08, budget=110),
+    Scenario("mipro_one_lane_fixed", {**ONE_TRIAL, "mipro.turn_order": "fixed"}, algorithm="mipro", budget=120),
+    Scenario("mipro_lanes", HIGH, algorithm="mipro", order=2, budget=140),
+    Scenario("mipro_stages", HIGH, algorithm="mipro", order=3, budget=120, stages=STAGES),
+    Scenario("mipro_examples", {**EXAMPLES, **HIGH}, algorithm="mipro", order=4, budget=120),
+    Scenario("mipro_probes", {**HIGH, "mipro.proposer_mode": "dspy"}, algorithm="mipro", has_prompt=False, order=5),
+    Scenario("mipro_deadline", HIGH, algorithm="mipro", order=6, budget=140, stop_at=20),
+    Scenario("mipro_failures", {**HIGH, "mipro.rng_seed": 4}, algorithm="mipro", order=7, budget=120, failing=0.12),
 )
 
 
@@ -89,24 +152,26 @@ def _fraction(key: Key, salt: str) -> float:
     return int.from_bytes(hashlib.blake2b(key + salt.encode(), digest_size=6).digest()) / 2**48
 
 
-def answer(ask: Ask, failing: float = 0.0) -> AnswerRecord:
-    """A pure function of the ask: scores by hash, and replies in the form that the reflection asks for."""
-    fails = _fraction(ask.key, "fails") < failing
-    match ask:
-        case Rollout():
-            return _rollout(ask, fails and ask.phase is not Phase.BOOTSTRAP)
-        case Completion():
-            return _completion(ask, fails)
-
-
-def _rollout(ask: Rollout, fails: bool) -> AnswerRecord:
+def _rollout(ask: Rollout, fails: bool, stages: Sequence[str]) -> AnswerRecord:
     if fails:
         failed = RolloutBody((), "", "the tool answered with status 500")
         return AnswerRecord(ask, Answer(ask.key, reason=FailureReason.TASK_APP_ERROR), body_text(failed))
     score = round(4 * _fraction(ask.key, "score")) / 4
     seen = (Message("system", SYSTEM), Message("user", f"Query: question {ask.seed}"))
-    said = RolloutBody(seen, f"label {ask.seed % 7}", "the label is wrong", f"label {ask.seed % 5}")
+    calls = tuple(_call(stage, ask.seed) for stage in stages)
+    said = RolloutBody(seen, f"label {ask.seed % 7}", "the label is wrong", f"label {ask.seed % 5}", calls)
     return AnswerRecord(ask, Answer(ask.key, score, None, 30, 2, 0, 1e-5, 0.1), body_text(said))
+
+
+def _call(stage: str, seed: int) -> CallBody:
+    seen = (Message("system", f"{SYSTEM} Step {stage}."), Message("user", f"To {stage}: question {seed}"))
+    return CallBody(seen, f"label {seed % 7}")
+
+
+def _described(ask: Completion) -> AnswerRecord:
+    """What the task app says of its task, and a summary of the data."""
+    body = body_text(CompletionBody("Questions to a bank, each with one label.", "stop"))
+    return AnswerRecord(ask, Answer(ask.key), body, finish_reason="stop")
 
 
 def _completion(ask: Completion, fails: bool) -> AnswerRecord:

@@ -1,28 +1,32 @@
 """Recorded journals replay: a search that decides otherwise than it did needs a new version (rule J6)."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from promptjobs.core.asks import Ask, Fact, Rollout, Steps
-from promptjobs.core.config import GepaJobConfig
+from promptjobs.core.config import GepaJobConfig, JobConfig, read_config
 from promptjobs.core.gepa import Gepa
 from promptjobs.core.lanes import Lane
+from promptjobs.core.mipro import Mipro
+from promptjobs.core.optimizer import Optimizer
+from promptjobs.core.optimizers import optimizer_of
 from promptjobs.core.result import OptimizationResult
 from promptjobs.core.trial import Phase
 from promptjobs.db.journal import AnswerRecord, TokenRecord
 from promptjobs.db.session import Database
 from tests.fakes.journaled import Journaled, new_job
 from tests.golden.record import TABLES, Recorder, summary, tables_of
-from tests.golden.scenarios import SCENARIOS, Scenario, answer
+from tests.golden.scenarios import SCENARIOS, Scenario
 
 GOLDEN = {path.stem: path for path in sorted((Path(__file__).parent.parent / "golden").glob("*.json"))}
 WHAT_TO_DO = (
     "If the search was not meant to decide otherwise, this is a defect: running jobs could not be resumed. If it was, "
-    "raise Gepa.search_version and run `python -m tests.golden.record` in the same commit (its docstring says more)."
+    "raise the search's version and run `python -m tests.golden.record` in the same commit (its docstring says more)."
 )
 
 
@@ -50,12 +54,13 @@ class NoWorld:
 
 
 class GoldenWorld(NoWorld):
-    def __init__(self) -> None:
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
         self.asked: list[Ask] = []
 
     async def answer(self, ask: Ask) -> AnswerRecord:
         self.asked.append(ask)
-        return answer(ask)
+        return self.scenario.answer(ask)
 
 
 async def store(database: Database, golden: dict[str, Any]) -> str:
@@ -79,9 +84,11 @@ async def store(database: Database, golden: dict[str, Any]) -> str:
     return job_id
 
 
-async def run(database: Database, job_id: str, search: type[Gepa], config: GepaJobConfig, world: NoWorld) -> Any:
-    gepa = config.gepa
-    job = Journaled(database, job_id, lambda: search(config), gepa.turn_order, rng_seed=gepa.rng_seed)
+async def run(
+    database: Database, job_id: str, make: Callable[[JobConfig], Optimizer], config: JobConfig, world: NoWorld
+) -> Any:
+    search = config.search
+    job = Journaled(database, job_id, lambda: make(config), search.turn_order, rng_seed=search.rng_seed)
     return await job.run(world)
 
 
@@ -98,13 +105,13 @@ async def changes_of(database: Database, job_id: str) -> list[tuple[str, dict[st
 @pytest.mark.parametrize("name", GOLDEN)
 async def test_recorded_decisions_are_taken_again(database: Database, name: str) -> None:
     golden = load(name)
-    if golden["search_version"] != Gepa.search_version:
+    config = read_config(json.dumps(golden["config"]))
+    if golden["search_version"] != optimizer_of(config).search_version:
         pytest.fail(f"{name} was recorded by another version of the search: run `python -m tests.golden.record`")
-    config = GepaJobConfig.model_validate(golden["config"])
     job_id = await store(database, golden)
     result: OptimizationResult | None = None
     try:
-        result = await run(database, job_id, Gepa, config, NoWorld())
+        result = await run(database, job_id, optimizer_of, config, NoWorld())
     except NothingToAsk as asked:
         [(_, data)] = await changes_of(database, job_id) or [("", {"turn": "the last"})]
         pytest.fail(f"{name}: the search decides otherwise at turn {data['turn']} ({asked}). {WHAT_TO_DO}")
@@ -131,6 +138,21 @@ def test_every_scenario_is_recorded_and_holds_what_it_is_for() -> None:
     causes = [turn["cause"] for turn in goldens["deadline"]["turns"]]
     assert "deadline" in causes
     assert causes[-1] == "resume", "nothing was validated after the stop"
+    check_mipro(goldens)
+
+
+def check_mipro(goldens: dict[str, dict[str, Any]]) -> None:
+    """What the scenarios of MIPRO are for."""
+    forks = {name: {turn["lane"].rsplit(".", 1)[0] for turn in golden["turns"]} for name, golden in goldens.items()}
+    assert len(forks["mipro_lanes"]) > 3
+    texts = {name: json.dumps([row["prompt"] for row in golden["candidates"]]) for name, golden in goldens.items()}
+    assert "demo_1_user" in texts["mipro_lanes"]
+    assert "# Worked examples" in texts["mipro_examples"]
+    assert {"find/system_0", "answer/system_0"} <= set(re.findall(r"[a-z]+/[a-z]+_0", texts["mipro_stages"]))
+    failed = goldens["mipro_failures"]
+    assert any(row["reason"] for row in failed["rollouts"])
+    assert any(row["reason"] for row in failed["completions"])
+    assert "deadline" in [turn["cause"] for turn in goldens["mipro_deadline"]["turns"]]
 
 
 class Changed(Gepa):
@@ -144,7 +166,9 @@ class Changed(Gepa):
 async def test_an_undeclared_change_is_noticed(database: Database) -> None:
     golden = load("four_lanes_train")
     job_id = await store(database, golden)
-    await run(database, job_id, Changed, GepaJobConfig.model_validate(golden["config"]), GoldenWorld())
+    config = GepaJobConfig.model_validate(golden["config"])
+    scenario = next(each for each in SCENARIOS if each.name == "four_lanes_train")
+    await run(database, job_id, Changed, config, GoldenWorld(scenario))
     [(level, data)] = await changes_of(database, job_id)
     assert level == "error"
     assert data["turn"] < len(golden["turns"])
@@ -154,6 +178,14 @@ class Newer(Gepa):
     search_version = Gepa.search_version + 1
 
 
+class NewerMipro(Mipro):
+    search_version = Mipro.search_version + 1
+
+
+def newer(config: JobConfig) -> Optimizer:
+    return Newer(config) if isinstance(config, GepaJobConfig) else NewerMipro(config)
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 async def test_a_newer_version_goes_on_from_half_a_journal(database: Database, scenario: Scenario) -> None:
     """The facts so far are enough to go on, and what was spent stays spent."""
@@ -161,12 +193,14 @@ async def test_a_newer_version_goes_on_from_half_a_journal(database: Database, s
     recorder = Recorder(scenario)
     tables = tables_of(recorder.run(half))
     job_id = await store(database, tables)
-    world = GoldenWorld()
-    result = await run(database, job_id, Newer, recorder.config, world)
+    world = GoldenWorld(scenario)
+    result = await run(database, job_id, newer, recorder.config, world)
     assert [level for level, _ in await changes_of(database, job_id)] == ["warning"]
     assert result.best is not None
     known = {row["candidate_id"] for row in tables["candidates"] if row["operator"] == "reflection"}
+    scored = {row["candidate_id"] for row in tables["trials"] if not row["is_baseline"]}
+    known |= {row["candidate_id"] for row in tables["candidates"] if row["operator"] == "mipro"} & scored
     assert known <= {attempt.candidate.candidate_id for attempt in result.attempts}
     recorded = [row for row in tables["rollouts"] if row["phase"] != Phase.TEST]
     asked = [ask for ask in world.asked if isinstance(ask, Rollout) and ask.phase is not Phase.TEST]
-    assert len(recorded) + len(asked) <= recorder.config.gepa.rollout_budget
+    assert len(recorded) + len(asked) <= recorder.config.search.rollout_budget

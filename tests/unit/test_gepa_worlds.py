@@ -1,7 +1,11 @@
 """The worlds of the GEPA benchmark: pure, fair to every layout of a prompt, and driven within the budget."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from benchmarks.gepa_worlds import TASKS, Task, score, template_of
@@ -232,6 +236,32 @@ def test_edits_that_are_said_to_have_failed_are_seldom_repeated():
     assert sum("Ivory is stored in the vault" in reply for reply in told) < 0.6 * sum(
         "Ivory is stored in the vault" in reply for reply in without
     )
+
+
+GUESSES = """
+from benchmarks.gepa_worlds.chance import Dice
+from benchmarks.gepa_worlds.lessons import learn
+from benchmarks.gepa_worlds.meta_reading import Record
+text = "silver goblet engraved handle polished antique heirloom crested twisted stem ornate silver"
+records = [Record(text, "rack", "store: expected vault, got rack.", "", 0.0)] * 2
+print([learn(records, Dice(n)) for n in range(40)])
+"""
+
+
+def test_guesses_are_the_same_in_every_process():
+    """Sets of strings have another order in each."""
+    root = Path(__file__).parents[2]
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", GUESSES],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(root), str(root / "src")])},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(said) == 1
+    assert b"the input mentions" in said.pop()
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

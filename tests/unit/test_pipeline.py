@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.fakes.programs import PLAN, PROGRAM, SOLVE
 
 from promptjobs.core.asks import CallBody, RolloutBody
-from promptjobs.core.pipeline import ModuleCalls, ProgramPattern, ambiguity, calls_by_module
+from promptjobs.core.pipeline import ModuleCalls, ProgramPattern, ambiguity, calls_by_module, without_examples
 from promptjobs.core.prompt import Message, PromptTemplate, Section, render
 from promptjobs.errors import PromptError, PromptNotMatched
 from promptjobs.interceptor.rewrite import rewrite
@@ -119,3 +119,52 @@ def test_the_calls_of_a_rollout_are_told_apart() -> None:
     }
     alone = RolloutBody(plan.messages, "out", "")
     assert calls_by_module(PROGRAM, alone) == {"plan": ModuleCalls((CallBody(plan.messages, "out"),), answered=True)}
+
+
+# --- worked examples -------------------------------------------------------------------------------------------------
+
+
+def with_examples(template: PromptTemplate, module: str) -> PromptTemplate:
+    """The prompt with a worked example before the module's last message."""
+    own = [at for at, section in enumerate(template.sections) if section.module == module]
+    pair = [("user", "count to 2"), ("assistant", "1, 2")]
+    shown = [Section(f"{module}/demo_{role}", role, text, 0, module, is_example=True) for role, text in pair]
+    sections = [*template.sections[: own[-1]], *shown, *template.sections[own[-1] :]]
+    return replace(template, sections=tuple(replace(s, order=order) for order, s in enumerate(sections)))
+
+
+@pytest.mark.parametrize("module", ["plan", "solve"])
+def test_without_its_examples_a_rollout_holds_what_the_task_app_said(module: str) -> None:
+    shown = with_examples(PROGRAM, module)
+    rest = (Message("assistant", "well"), Message("user", "go on"))
+    said = [
+        (*render(template.part(each), VALUES), *rest) for template in (shown, PROGRAM) for each in ("plan", "solve")
+    ]
+    foreign = CallBody((Message("user", "something else"),), "no")
+    calls = tuple(CallBody(messages, "yes") for messages in said)
+    with_them = RolloutBody(said[1], "yes", "told", calls=(*calls[:2], foreign))
+    without_them = RolloutBody(said[3], "yes", "told", calls=(*calls[2:], foreign))
+    assert with_them != without_them
+    assert without_examples(shown, with_them) == without_them
+    assert without_examples(PROGRAM, without_them) is without_them
+
+
+def test_calls_by_module_hold_no_examples() -> None:
+    shown = with_examples(PROGRAM, "plan")
+    calls = [CallBody(render(template.part("plan"), VALUES), "yes") for template in (shown, PROGRAM)]
+    found = calls_by_module(shown, RolloutBody((), "yes", "told", calls=(calls[0],)))
+    assert found == {"plan": ModuleCalls((calls[1],), answered=True)}
+
+
+def test_examples_of_an_undivided_prompt_are_left_out_too() -> None:
+    shown = with_examples(PLAIN, "")
+    body = RolloutBody(render(shown, VALUES), "yes", "told")
+    assert without_examples(shown, body) == replace(body, messages=render(PLAIN, VALUES))
+
+
+def test_that_a_section_is_an_example_is_stored_and_not_hashed() -> None:
+    shown = with_examples(PROGRAM, "plan")
+    assert PromptTemplate.from_json(json.loads(json.dumps(shown.to_json()))) == shown
+    assert "is_example" not in json.dumps(PROGRAM.to_json())
+    as_own = replace(shown, sections=tuple(replace(section, is_example=False) for section in shown.sections))
+    assert as_own.digest() == shown.digest()

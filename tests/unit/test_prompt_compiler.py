@@ -87,6 +87,7 @@ def test_examples_are_messages_right_before_the_last_user_message() -> None:
         ("demo_2_assistant", 4),
         ("user", 5),
     ]
+    assert [s.is_example for s in made.template.sections] == [False, True, True, True, True, False]
     assert made.tokens == 2 + 2 * (2 + 2) + 2
 
 

@@ -238,6 +238,7 @@ class SectionObject(_Answer):
     content: str
     order: int
     module: str | None = Field(default=None, description="Of a program of several modules: whose section it is.")
+    is_example: bool | None = Field(default=None, description="True for the messages of worked examples.")
 
 
 class CandidateObject(_Answer):

@@ -251,7 +251,7 @@ class Evaluations:
             asks += [ledger.rollout(candidate, seed, phase) for seed in seeds if seed not in told]
         yield from self._ask(asks, phase, facts)
         yield from self._retry(ledgers, candidate, seeds, phase, counted=reservation is not None)
-        yield from self._judge(ledgers, candidate_id, seeds)
+        yield from self._judge(ledgers, candidate, seeds)
         if self.proxy is not None:
             for ledger in ledgers:
                 for seed, score in _scores(ledger.known, candidate_id, seeds).items():
@@ -287,16 +287,18 @@ class Evaluations:
         if asks:
             yield from self._ask(asks, phase)
 
-    def _judge(self, ledgers: Sequence[Ledger], candidate_id: str, seeds: Sequence[int]) -> Steps:
+    def _judge(self, ledgers: Sequence[Ledger], candidate: Candidate, seeds: Sequence[int]) -> Steps:
         """Make known what was told: with the judge's score, where there is a judge and the rollout has not failed."""
         if self._judging is None:
             return
+        candidate_id = candidate.candidate_id
         changed: list[tuple[Ledger, int, Answer]] = []
         for ledger in ledgers:
             told, known = ledger.told[candidate_id], ledger.known.setdefault(candidate_id, {})
             new = [seed for seed in seeds if seed not in known or known[seed].key != told[seed].key]
             changed += [(ledger, seed, told[seed]) for seed in new]
-        judged = yield from self._judging.judge([answer for _, _, answer in changed if not answer.is_failure])
+        answered = [answer for _, _, answer in changed if not answer.is_failure]
+        judged = yield from self._judging.judge(answered, candidate.prompt)
         for ledger, seed, answer in changed:
             known = ledger.known[candidate_id]
             # Where another lane has had a second try meanwhile, its answer is the one that stays.

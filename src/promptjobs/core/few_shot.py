@@ -62,15 +62,15 @@ def few_shot_examples(
 ) -> dict[str, FewShotExample]:
     """What a rollout with this prompt teaches, by module ("" for an undivided prompt).
 
-    A rollout with at least the threshold's score is an example of each module's last call. Of an undivided prompt any
-    rollout is one where the task app has told the right answer, which takes the place of one that is not perfect. An
-    example shows what the task app said from the module's last user message on, byte for byte; calls that go through
-    tools are none, nor are texts that are empty, longer than LONGEST, or would be filled in where they stand.
+    A rollout with at least the threshold's score is an example of each module's last call. Of a program of one module
+    any rollout is one where the task app has told the right answer, which takes the place of one that is not perfect.
+    An example shows what the task app said from the module's last user message on, byte for byte; calls that go
+    through tools are none, nor are texts that are empty, longer than LONGEST, or would be filled in where they stand.
     """
-    is_correct = score >= threshold
+    is_correct, is_whole = score >= threshold, len(template.modules) == 1
     found = {}
     for module, calls in calls_by_module(template, body).items():
-        expected = body.expected if not module and score < 1.0 else ""
+        expected = body.expected if is_whole and score < 1.0 else ""
         if is_correct or expected:
             example = _example(template, module, calls, seed, 1.0 if expected else score, expected)
             if example is not None:

@@ -15,6 +15,8 @@ from promptjobs.core.asks import (
     Step,
     Steps,
 )
+from promptjobs.core.pipeline import without_examples
+from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.stats import Statistics
 from promptjobs.core.verifier import Case, Judgement, Misjudged, Misreading, Verifier, read_judgement
 
@@ -34,15 +36,16 @@ class Judging:
         """The judge's reasons, or why it gave none; None for a rollout that was not judged."""
         return self._said.get(rollout)
 
-    def judge(self, rollouts: Sequence[Answer]) -> Steps:
+    def judge(self, rollouts: Sequence[Answer], prompt: PromptTemplate | None) -> Steps:
         """The judged answers by key: the score is the blended one, and None with JUDGE_FAILED where there is none.
 
-        rollouts: answered with a score. What was judged before is not asked again.
+        rollouts: answered with a score, with this prompt; None for the task app's own messages. What was judged before
+        is not asked again, and worked examples of the prompt are not shown.
         """
         new = list({a.key: a for a in rollouts if a.key not in self._judged}.values())
         if new:
             bodies = yield Recall([answer.key for answer in new])
-            cases = [self.verifier.case(body) for body in bodies]
+            cases = [self.verifier.case(without_examples(prompt, body) if prompt else body) for body in bodies]
             yield from self._ask([question for case in cases for question in case.questions])
             facts = [fact for answer, case in zip(new, cases, strict=True) for fact in self._settle(answer, case)]
             if facts:

@@ -16,7 +16,15 @@ from promptjobs.core.lanes import Cause, Lane
 from promptjobs.core.limits import Budget
 from promptjobs.core.mipro_closing import Closing
 from promptjobs.core.mipro_opening import Opening
-from promptjobs.core.mipro_plan import end_rollouts, generates_at, minibatch_size, parallel_trials, total_budget
+from promptjobs.core.mipro_plan import (
+    BARREN_ITERATIONS,
+    end_rollouts,
+    generates_at,
+    generates_from,
+    minibatch_size,
+    parallel_trials,
+    total_budget,
+)
 from promptjobs.core.mipro_proposing import Proposing
 from promptjobs.core.mipro_rebuilding import rebuild
 from promptjobs.core.mipro_space import Space
@@ -55,6 +63,7 @@ class Mipro(Search):
         # The limit on calls of the meta-model ends proposals, not the search among what was proposed.
         self.stops = Stops(mipro.model_copy(update={"max_meta_calls": None}))
         self.is_begun = False
+        self.barren = 0
         self.bootstrap_score: float | None = None
 
     def baseline(self) -> Candidate:
@@ -81,21 +90,26 @@ class Mipro(Search):
         yield Step(facts=events.started(self.config, self.budget.total))
         yield from Opening(self).run(lane)
         while self.may_go_on():
-            yield from self._iteration(lane)
+            generates = generates_at(self.mipro, self.iteration) and self.proposing.may_call and self.proposing.has_room
+            if generates or not self.trials.is_exhausted:
+                unpaid = self.trials.unpaid()
+                if unpaid is not None:
+                    self.stop_for(unpaid)
+                    break
+                yield from self._iteration(lane, generates)
             self.iteration += 1
         self.finish_reason = self.finish_reason or StopReason.NUM_ITERATIONS
 
     def closing(self, lane: Lane, cause: Cause | None) -> Steps:
         return (yield from Closing(self, cause).run(lane))
 
-    def _iteration(self, lane: Lane) -> Steps:
+    def _iteration(self, lane: Lane, generates: bool) -> Steps:
         """Propose, where it is time to; then trials side by side on one minibatch."""
         mipro, trials, iteration = self.mipro, self.trials, self.iteration
         change = self.pool.next_iteration()
         if change is not None:
             yield Step(facts=[events.pool_changed(change)])
         self.minibatch = self.pool.next()
-        generates = generates_at(mipro, iteration) and self._may_propose()
         plan = {
             "num_iterations": mipro.num_iterations,
             "num_trials_per_iteration": mipro.num_evaluations_per_iteration,
@@ -112,22 +126,25 @@ class Mipro(Search):
         if iteration == 0:
             trials.try_examples()
         yield from trials.measure_incumbent(lane)
+        before = trials.done
         trials.left = mipro.num_evaluations_per_iteration
         yield Fork([trials.lane] * parallel_trials(mipro))
+        self.barren = 0 if trials.done > before else self.barren + 1
         best = trials.value(trials.best())
-        yield Step(
-            facts=[
-                events.iteration_complete(iteration, trials.done, best),
-                events.sampler_updated(iteration, trials.done, trials.rankings()),
-                *self.progress(),
-            ]
-        )
+        told = [
+            events.iteration_complete(iteration, trials.done, best),
+            *events.sampler_updated(iteration, trials.done, trials.rankings()),
+        ]
+        yield Step(facts=[*told, *self.progress()])
 
-    def _may_propose(self) -> bool:
-        most, limit = self.mipro.max_meta_calls, self.mipro.max_proposal_spend_usd
-        if limit is not None and self.evaluations.stats.mutation_tokens.cost_usd >= limit:
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether every configuration has been measured, and nothing new is to be hoped for."""
+        if not self.trials.is_exhausted:
             return False
-        return most is None or self.proposing.calls < most
+        proposing = self.proposing
+        may_propose = generates_from(self.mipro, self.iteration) and proposing.may_call and proposing.has_room
+        return self.barren >= BARREN_ITERATIONS or not may_propose
 
     def may_go_on(self) -> bool:
         """Whether another trial may begin; else `finish_reason` says why not."""
@@ -138,7 +155,7 @@ class Mipro(Search):
                 rollouts_left=self.budget.total - self.budget.reserved - stats.total_rollouts,
                 best_score=self.trials.value(self.trials.best()),
             )
-            own = mipro_stops(self.mipro, stats, iterations=self.iteration, is_exhausted=False)
+            own = mipro_stops(self.mipro, stats, iterations=self.iteration, is_exhausted=self.is_exhausted)
             # What proposals may cost ends them alone.
             own[StopReason.PROPOSAL_COST_BUDGET] = False
             self.finish_reason = self.stops.reason(state, stats, own)

@@ -32,6 +32,8 @@ class Closing:
         search = self.search
         reason = str(self.cause or search.finish_reason or "completed")
         search.budget.release_reserve()
+        search.spending.held.clear()
+        search.spending.kept = len(search.mipro.test_seeds)
         yield Step(facts=[events.stopping(reason), *search.budget_facts()])
         finalists = yield from self._validate(lane)
         best = finalists[0].candidate if finalists else self._best_so_far()
@@ -90,27 +92,44 @@ class Closing:
         order = [search.candidates[name] for name in names]
         if not self.may_ask:
             return order
+        search.spending.longest = max(map(self._tokens, order))
         left, chosen = search.budget.left, list[Candidate]()
         for candidate in order:
-            cost = search.evaluations.cost(candidate.candidate_id, seeds)
-            if cost <= left:
+            cost, tokens = search.evaluations.cost(candidate.candidate_id, seeds), self._tokens(candidate)
+            if cost <= left and search.spending.held_by_limit(tokens, cost) == cost:
                 left -= cost
+                search.spending.reserve(candidate.candidate_id, tokens, cost)
                 chosen.append(candidate)
         return chosen or top[:1]
+
+    def _tokens(self, candidate: Candidate) -> int:
+        """Of its prompt, by our own count."""
+        return sum(self.search.space.count_tokens(section.content) for section in candidate.template.sections)
 
     def _test(self, best: Candidate) -> Steps:
         search = self.search
         base = search.baseline()
         candidates = [best] if base == best else [base, best]
+        search.spending.kept = 0
+        search.spending.held.clear()
+        seeds = search.mipro.test_seeds
+        # Both on the same seeds, also where a limit on tokens does not hold all of them.
+        longest = max(map(self._tokens, candidates))
+        seeds = seeds[: search.spending.held_by_limit(longest, len(candidates) * len(seeds)) // len(candidates)]
         yield Step(facts=search.enter(Phase.TEST))
-        yield Fork([self._scoring(c, search.mipro.test_seeds, Phase.TEST) for c in candidates])
+        yield Fork([self._scoring(c, seeds, Phase.TEST) for c in candidates if seeds])
 
     def _scoring(self, candidate: Candidate, seeds: Sequence[int], phase: Phase) -> Callable[[Lane], Steps]:
         search = self.search
 
         def score(lane: Lane) -> Steps:
-            cost = search.evaluations.cost(candidate.candidate_id, seeds)
-            reservation = None if phase is Phase.TEST else Reservation.of(search.budget, min(cost, search.budget.left))
+            cost, name = search.evaluations.cost(candidate.candidate_id, seeds), candidate.candidate_id
+            if phase is Phase.TEST:
+                return (yield from search.score(lane, candidate, seeds, phase, None, may_fail=True))
+            search.spending.release(name)
+            most = min(search.budget.left, search.spending.held_by_limit(self._tokens(candidate), cost))
+            search.spending.reserve(name, self._tokens(candidate), min(cost, most))
+            reservation = Reservation.of(search.budget, min(cost, most))
             paid: Sequence[int] = seeds
             if reservation is not None and reservation.held < cost:
                 # Not all of it can be paid: what is known stands, and the rest goes to as many seeds as there is for.
@@ -180,7 +199,7 @@ class Closing:
         if result.test is None or result.best is None or result.test.best_score is None:
             return []
         base = result.test.baseline_score
-        payload = self.search.trials.payload_of(result.best)
+        payload = self._payload(result.best)
         return events.tested(result, base.mean if base else None, payload)
 
     def _extra(self, best: Candidate | None) -> dict[str, Any]:
@@ -203,7 +222,7 @@ class Closing:
         trials = search.trials
         return {
             **figures,
-            "best_candidate": trials.candidate_json(best) if best is not None else None,
+            "best_candidate": self._candidate_json(best) if best is not None else None,
             "best_minibatch_score": self._best_minibatch(),
             "best_full_score": search.full_score(best.candidate_id) if best is not None else None,
             "total_trials": trials.done,
@@ -217,4 +236,25 @@ class Closing:
             "demo_sets": {stage.stage_id: [list(each) for each in stage.sets] for stage in search.space.stages},
             "optimizer_state": trials.sampler.state(),
             "history": list(trials.history),
+        }
+
+    def _payload(self, candidate: Candidate) -> dict[str, dict[str, Any]]:
+        return self.search.space.payload(self.search.trials.choices.get(candidate.candidate_id, {}))
+
+    def _candidate_json(self, candidate: Candidate) -> dict[str, Any]:
+        """A candidate by its slots, in the shape that clients of the API read."""
+        name, search = candidate.candidate_id, self.search
+        payload, tried = self._payload(candidate), search.trials.tried(name)
+        return {
+            "version_id": name,
+            "trial_num": tried["trial"] if tried else 0,
+            "iteration": tried["iteration"] if tried else 0,
+            "instruction_text": "\n".join(part["instruction_text"] for part in payload.values()),
+            "instruction_lines": [line for part in payload.values() for line in part["instruction_lines"]],
+            "instruction_indices": [i for part in payload.values() for i in part["instruction_ids"]],
+            "demo_indices": [i for part in payload.values() for i in part["demo_indices"]],
+            "minibatch_score": tried["minibatch_score"] if tried else None,
+            "full_score": search.full_score(name),
+            "is_incumbent": name == search.trials.best(),
+            "stage_payloads": payload,
         }

@@ -259,11 +259,12 @@ def new_incumbent(
     iteration: int,
     number: int,
     candidate: Candidate,
-    found: Screening,
+    own: Mapping[str, Any],
     full: float | None,
     estimate: float,
     rollouts: int,
 ) -> EventFact:
+    """number: of the trial that showed it. own: the candidate's own trial, as the history has it."""
     return EventFact(
         "mipro.new_incumbent",
         f"candidate {candidate.n} is the best so far: estimate {estimate:.3f}",
@@ -271,22 +272,22 @@ def new_incumbent(
             "iteration": iteration,
             "trial": number,
             "candidate_id": candidate.candidate_id,
-            "minibatch_score": found.score,
+            "minibatch_score": own["minibatch_score"],
             "full_score": full,
             "best_score": estimate,
             "rollouts_completed": rollouts,
-            "num_seeds": len(found.known_scores),
+            "num_seeds": own["seeds"],
             "cumulative_trials": number,
         },
     )
 
 
-def sampler_updated(iteration: int, number: int, ranked: Sequence[Mapping[str, Any]]) -> EventFact:
-    return EventFact(
-        "mipro.tpe.update",
-        f"the model has learnt from {number} trials",
-        {"iteration": iteration, "trial": number, "rankings": list(ranked)},
-    )
+def sampler_updated(iteration: int, number: int, ranked: Sequence[Mapping[str, Any]]) -> list[EventFact]:
+    data = {"iteration": iteration, "trial": number, "rankings": list(ranked)}
+    return [
+        EventFact("mipro.tpe.update", f"the model has learnt from {number} trials", data),
+        EventFact("mipro.tpe.rankings", f"the {len(ranked)} best candidates by the model's estimate", data),
+    ]
 
 
 def exhausted(iteration: int, trials: int) -> EventFact:

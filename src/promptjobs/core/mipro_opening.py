@@ -1,18 +1,22 @@
 """The start of a MIPRO job: the baseline prompt, its scores on the bootstrap seeds, and the examples they yield."""
 
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from promptjobs.core import mipro_events as events
+from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Recall, Step, Steps, description_ask, digest
+from promptjobs.core.evaluations import Reservation
 from promptjobs.core.evidence import Evidence, inputs
 from promptjobs.core.few_shot import demo_sets, few_shot_examples
 from promptjobs.core.lanes import Lane
 from promptjobs.core.limits import COMMON_SHARE
-from promptjobs.core.mipro_plan import demo_set_count, probe_seeds, reference_seeds
+from promptjobs.core.mipro_plan import demo_set_count, generates_from, probe_seeds, reference_seeds
 from promptjobs.core.mipro_rebuilding import take_over
 from promptjobs.core.mipro_space import Space
 from promptjobs.core.mipro_trials import Trials
+from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.python_transform import run_python
 from promptjobs.core.screening import Screening
 from promptjobs.core.text_tokens import TokenCounter
@@ -31,7 +35,7 @@ class Opening:
 
     def run(self, lane: Lane) -> Steps:
         search, mipro = self.search, self.search.mipro
-        template = search.config.template()
+        template = search.config.template() or self._adopted()
         if template is None:
             template = yield from search.probe(lane, probe_seeds(search.config))
         counter = TokenCounter(mipro.token_counting_model)
@@ -49,10 +53,16 @@ class Opening:
         yield from self._read_reference(lane)
         search.trials = Trials(search, search.space.dimensions())
         search.is_begun = True
+        search.spending.kept = len(search.full_seeds) + len(mipro.test_seeds)
         search.trials.begin(base)
         take_over(search)
         search.trials.refresh()
         yield Step(facts=[*search.enter(Phase.OPTIMIZATION), *search.progress()])
+
+    def _adopted(self) -> PromptTemplate | None:
+        """The baseline prompt that an earlier version of the search has found."""
+        known = self.search.candidates.values()
+        return next((candidate.template for candidate in known if candidate.operator == "baseline"), None)
 
     def _describe(self) -> Steps:
         """The task in the words of its task app; without them proposals have the prompt alone."""
@@ -64,14 +74,8 @@ class Opening:
     def _bootstrap(self, lane: Lane) -> Steps:
         search, mipro = self.search, self.search.mipro
         base, seeds = search.baseline(), mipro.bootstrap_seeds
-        rollouts = len(seeds) * (1 + search.has_proxy)
-        if not search.spending.affords(search.spending.baseline_tokens, rollouts):
-            raise JobFailed(f"the limits on tokens and cost do not hold {rollouts} rollouts of the baseline")
-        reservation = search.reserve(rollouts)
-        found: Screening = yield from search.screen(
-            lane, base, seeds, reservation, search.introduce(base), Phase.BOOTSTRAP
-        )
-        reservation.release()
+        yield Step(facts=search.introduce(base))
+        found: Screening = yield from self._measured(lane, base, seeds)
         scores = search.evaluations.scores(base.candidate_id, seeds)
         if not scores:
             yield from search.fail("every rollout of the baseline failed", base, seeds)
@@ -88,8 +92,24 @@ class Opening:
                 f"the bootstrap found {fewest} examples, and min_bootstrap_demos asks for {least}: give more bootstrap "
                 "seeds, or a lower few_shot_score_threshold"
             )
-        if not any(stage.slots or stage.sets for stage in search.space.stages):
-            raise JobFailed("there is nothing to search: no instruction slots, and the bootstrap found no examples")
+        has_sets = any(stage.sets for stage in search.space.stages)
+        if not has_sets and not (search.proposing.has_room and generates_from(mipro, 0)):
+            raise JobFailed("there is nothing to search: nothing is proposed, and the bootstrap found no examples")
+
+    def _measured(self, lane: Lane, base: Candidate, seeds: Sequence[int]) -> Steps:
+        """The baseline on these seeds; after a deploy that comes late, on those that were answered before it."""
+        search = self.search
+        rollouts = search.evaluations.screening_cost(base.candidate_id, seeds)
+        known = search.evaluations.scores(base.candidate_id, seeds)
+        if known and rollouts > search.budget.left:
+            return Screening(tuple(known), tuple(known.values()), frozenset())
+        if not search.spending.affords(search.spending.baseline_tokens, rollouts):
+            raise JobFailed(f"the limits on tokens and cost do not hold {rollouts} rollouts of the baseline")
+        reservation = search.reserve(rollouts) if rollouts else Reservation(search.budget, 0)
+        found = yield from search.screen(lane, base, seeds, reservation, (), Phase.BOOTSTRAP)
+        reservation.release()
+        search.spending.learn()
+        return found
 
     def _collect(self, scores: dict[int, float]) -> Steps:
         """The examples of every stage, and the sets that are chosen from; returns how many there are by stage."""
@@ -112,13 +132,15 @@ class Opening:
         """What the task asks on the reference seeds: the corpus of the meta-prompt, by rollouts of the baseline."""
         search = self.search
         base, seeds = search.baseline(), reference_seeds(search.mipro)
-        if not seeds:
+        cost = search.evaluations.cost(base.candidate_id, seeds)
+        is_paid = search.spending.affords(search.spending.baseline_tokens, cost)
+        reservation = Reservation.of(search.budget, cost) if is_paid else None
+        if not seeds or reservation is None:
             return
-        reservation = search.reserve(search.evaluations.cost(base.candidate_id, seeds))
         yield from search.score(lane, base, seeds, Phase.BOOTSTRAP, reservation, may_fail=True)
         reservation.release()
         known = search.evaluations.known[base.candidate_id]
-        answered = [known[seed] for seed in seeds if not known[seed].is_failure]
-        bodies = yield Recall([answer.key for answer in answered])
-        for seed, body in zip(seeds, bodies, strict=False):
+        answered = [seed for seed in seeds if not known[seed].is_failure]
+        bodies = yield Recall([known[seed].key for seed in answered])
+        for seed, body in zip(answered, bodies, strict=True):
             search.reference_inputs += inputs(Evidence(seed, None, body, "", {}))

@@ -27,6 +27,9 @@ FEWEST_SEEDS = 8
 
 MOST_DEMO_SETS = 12
 
+BARREN_ITERATIONS = 3
+"""Iterations in a row that propose and find nothing new to measure, after which the search ends."""
+
 REFERENCES = 10
 """Seeds of the reference corpus that are read at most: a meta-prompt shows no more."""
 
@@ -83,3 +86,8 @@ def generates_at(mipro: MiproConfig, iteration: int) -> bool:
     if mipro.generate_at_iterations is not None:
         return iteration in mipro.generate_at_iterations
     return iteration % GENERATE_EVERY == 0
+
+
+def generates_from(mipro: MiproConfig, iteration: int) -> bool:
+    """Whether new instructions are proposed in this iteration or a later one."""
+    return any(generates_at(mipro, each) for each in range(iteration, mipro.num_iterations))

@@ -13,7 +13,6 @@ from promptjobs.core.evidence import Evidence, inputs, record_of
 from promptjobs.core.few_shot import FewShotExample
 from promptjobs.core.instruction_transforms import (
     AtomicInstructionTransform,
-    InstructionTransformLocalizer,
     InstructionType,
     apply_transforms,
 )
@@ -21,7 +20,7 @@ from promptjobs.core.lanes import Lane
 from promptjobs.core.leaks import Leaks
 from promptjobs.core.line_merging import merged_texts
 from promptjobs.core.mipro_space import Instruction, Stage
-from promptjobs.core.pipeline import calls_by_module
+from promptjobs.core.pipeline import calls_by_module, without_examples
 from promptjobs.core.prompt import PLACEHOLDER, Message
 from promptjobs.core.proposers.additions import additions_of
 from promptjobs.core.proposers.dataset_summary import parse_summary, summary_messages
@@ -75,12 +74,33 @@ class Proposing:
         meta = config.meta_model
         self.meta_model = MetaModel(meta.provider, meta.model, meta.temperature, meta.max_tokens)
         self.leaks = Leaks(LEAK_NGRAM)
-        self.calls = 0
         self.under_way = 0
         self._summary: str | None = None
         self._prompted: Counter[Key] = Counter()
         self._failed = 0
         self._retries = 0
+
+    # --- whether -----------------------------------------------------------------------------------------------------
+
+    @property
+    def may_call(self) -> bool:
+        """Whether the limits on calls of the meta-model and on cost leave a further one, by what they cost so far."""
+        config, stats = self.search.mipro, self.search.evaluations.stats
+        spent, most = stats.mutation_tokens.cost_usd, config.max_meta_calls
+        ahead = (self.under_way + 1) * spent / stats.completions if stats.completions else 0.0
+        limits = [(spent, config.max_proposal_spend_usd), (stats.spent_usd, config.max_spend_usd)]
+        if any(limit is not None and used + ahead > limit for used, limit in limits):
+            return False
+        return most is None or stats.completions + self.under_way < most
+
+    @property
+    def has_room(self) -> bool:
+        """Whether any stage's bank takes a further instruction."""
+        return bool(self._open_stages())
+
+    def _open_stages(self) -> list[Stage]:
+        most = self.search.mipro.max_instruction_sets
+        return [stage for stage in self.search.space.stages if stage.slots and len(stage.bank) < most]
 
     # --- a batch -----------------------------------------------------------------------------------------------------
 
@@ -95,7 +115,7 @@ class Proposing:
         if search.mipro.proposer_mode == "dspy" and self._summary is None:
             yield from self._summarise(found)
         self._retries = search.mipro.duplicate_retry_limit
-        stages = [stage for stage in search.space.stages if stage.slots]
+        stages = self._open_stages()
         calls = self._calls_per_stage(len(stages), iteration)
         rng = lane.rng()
         makers: list[Callable[[Lane], Steps]] = []
@@ -120,7 +140,8 @@ class Proposing:
             return 1
         calls = max(1, min(LATER_CALLS if iteration else MOST_CALLS, config.instructions_per_batch // TEXTS_PER_CALL))
         if config.max_meta_calls is not None:
-            calls = max(1, min(calls, (config.max_meta_calls - self.calls) // max(1, stages)))
+            left = config.max_meta_calls - self.search.evaluations.stats.completions
+            calls = max(1, min(calls, left // max(1, stages)))
         return calls
 
     def _evidence_size(self) -> int:
@@ -139,7 +160,8 @@ class Proposing:
         for seed, body in zip(seeds, bodies, strict=True):
             calls = calls_by_module(parent.template, body) if parent.template.modules != ("",) else {}
             said = search.evaluations.feedback(parent.candidate_id, seed) or ""
-            evidence.append(Evidence(seed, known[seed].score, body, said, calls))
+            shown = without_examples(parent.template, body)
+            evidence.append(Evidence(seed, known[seed].score, shown, said, calls))
         self.leaks.learn([said for each in evidence for said in inputs(each)])
         return evidence
 
@@ -152,26 +174,37 @@ class Proposing:
             context = self.stage_context(stage, parent)
             brief = self._brief(stage, found, iteration, number)
             messages = proposal_messages(self.program_context(), context, brief)
-            while True:
+            while self.may_call and search.spending.affords_call(self._tokens(messages)):
                 reply = yield from self._complete("proposal", messages)
-                refused: Sequence[Refused]
-                if isinstance(reply, CompletionBody):
-                    batch = parse_transforms(reply.text, reply.finish_reason, context, brief)
-                    kept = [t for each in batch.transforms if (t := self._usable(stage, context, each))]
-                    refused = batch.refused
-                    if len(kept) < len(batch.transforms):
-                        refused = [*refused, Refused(Refusal.LEAK)]
-                else:
-                    kept, refused = [], [reply]
+                kept, refused = self._read(stage, context, brief, reply)
                 for refusal in refused:
                     search.evaluations.stats.count_proposal(is_refused=True)
                     yield Step(facts=[events.refused(stage, iteration, refusal)])
                 if kept or self._retries <= 0:
                     return kept
                 self._retries -= 1
+            return []
 
         search = self.search
         return ask
+
+    def _read(
+        self, stage: Stage, context: StageContext, brief: ProposalBrief, reply: CompletionBody | Refused
+    ) -> tuple[list[AtomicInstructionTransform], list[Refused]]:
+        """What of a reply is new and can be used, and why the rest is not taken."""
+        if isinstance(reply, Refused):
+            return [], [reply]
+        batch = parse_transforms(reply.text, reply.finish_reason, context, brief)
+        kept, refused = [], list(batch.refused)
+        for transform in batch.transforms:
+            usable = self._usable(stage, context, transform)
+            if usable is None:
+                refused.append(Refused(Refusal.LEAK))
+            elif not stage.claim(usable):
+                refused.append(Refused(Refusal.UNCHANGED, "it was proposed before"))
+            else:
+                kept.append(usable)
+        return kept, refused
 
     def _usable(
         self, stage: Stage, context: StageContext, transform: AtomicInstructionTransform
@@ -182,7 +215,7 @@ class Proposing:
         """
         text = transform.instruction_text.replace(MARK, OWN_HEADING)
         if transform.instruction_type is not InstructionType.PYTHON:
-            beside = [self.search.space.baseline.section(stage.section).content, *(i.text for i in stage.bank)]
+            beside = [self.search.space.baseline.section(stage.section).content, context.text]
             if self.leaks.find(text, beside) is not None:
                 return None
         kept = transform.with_text(text)
@@ -192,7 +225,7 @@ class Proposing:
                 self.search.space.baseline, stage.module, [kept], runner=self.search.space.runner
             )
             return None if applied.misses else kept
-        return whole_text(text) if replaces_all(transform, context) else kept
+        return stage.whole(text) if replaces_all(transform, context) else kept
 
     def stage_context(self, stage: Stage, parent: Candidate) -> StageContext:
         template, baseline = parent.template, self.search.space.baseline
@@ -209,10 +242,7 @@ class Proposing:
 
     def program_context(self) -> ProgramContext:
         search = self.search
-        stages = [
-            StageNote(stage.stage_id, stage.config.module_id, search.space.baseline.section(stage.section).content)
-            for stage in search.space.stages
-        ]
+        stages = [StageNote(stage.stage_id, stage.config.module_id, self._note(stage)) for stage in search.space.stages]
         return ProgramContext(
             task=search.description,
             stages=tuple(stages),
@@ -221,6 +251,11 @@ class Proposing:
             spec_max_tokens=search.mipro.spec_max_tokens,
             reference=tuple(search.reference_inputs),
         )
+
+    def _note(self, stage: Stage) -> str:
+        """What stands for a stage in the overview of its program."""
+        given = stage.config.baseline_instruction
+        return self.search.space.baseline.section(stage.section).content if given is None else given
 
     def _brief(self, stage: Stage, found: Sequence[Evidence], iteration: int, number: int) -> ProposalBrief:
         config = self.search.mipro
@@ -264,7 +299,11 @@ class Proposing:
                 Example(seed, record.input, record.expected) for seed, record in records if record and record.expected
             ]
         context = self.stage_context(stage, self.search.baseline())
-        reply = yield from self._complete("proposal", summary_messages(self.program_context(), context, shown))
+        effort = self.search.mipro.proposer_effort
+        messages = summary_messages(self.program_context(), context, shown, effort)
+        if not self.search.spending.affords_call(self._tokens(messages)):
+            return
+        reply = yield from self._complete("proposal", messages)
         summary = parse_summary(reply.text, reply.finish_reason) if isinstance(reply, CompletionBody) else reply
         self._summary = summary if isinstance(summary, str) else ""
 
@@ -273,10 +312,12 @@ class Proposing:
         first = Completion(purpose, self.meta_model, messages)
         draw = self._prompted[first.key]
         self._prompted[first.key] += 1
+        ask = Completion(purpose, self.meta_model, messages, draw)
         self.under_way += 1
-        [answer] = yield Step([Completion(purpose, self.meta_model, messages, draw)])
+        self.search.spending.reserve_call(ask.key.hex(), self._tokens(messages))
+        [answer] = yield Step([ask])
         self.under_way -= 1
-        self.calls += 1
+        self.search.spending.release(ask.key.hex())
         self.search.evaluations.stats.count_completion(answer)
         [body] = yield Recall([answer.key])
         if not answer.is_failure:
@@ -287,6 +328,9 @@ class Proposing:
             raise JobFailed(f"the meta-model failed {self._failed} times in a row: {body.text}")
         return Refused(Refusal.FAILED, body.text)
 
+    def _tokens(self, messages: Sequence[Message]) -> int:
+        return sum(self.search.space.count_tokens(message.content) for message in messages)
+
     # --- the bank ----------------------------------------------------------------------------------------------------
 
     def _into_bank(
@@ -295,10 +339,10 @@ class Proposing:
         """Every transform, what each whole text adds, and the union of the whole texts."""
         current = own_text(parent.template.section(stage.section).content)
         entries: list[Instruction] = []
-        wholes = [t.instruction_text for each in batch for t in each if _is_whole(t)]
+        wholes = [t.instruction_text for each in batch for t in each if stage.is_whole(t)]
         union = union_of(current, wholes) if len(wholes) > 1 else None
         if union is not None:
-            entries += self._add(stage, [whole_text(union)], union, iteration)
+            entries += self._add(stage, [stage.whole(union)], union, iteration)
         for transforms in batch:
             for transform in transforms:
                 entries += self._add(stage, [transform], transform.instruction_text, iteration)
@@ -316,15 +360,6 @@ class Proposing:
     ) -> list[Instruction]:
         made = stage.add(transforms, text, iteration, self.search.mipro.max_instruction_sets)
         return [] if made is None else [made]
-
-
-def _is_whole(transform: AtomicInstructionTransform) -> bool:
-    return transform.instruction_type is InstructionType.REPLACE and transform.localizer.text is None
-
-
-def whole_text(text: str) -> AtomicInstructionTransform:
-    """The instruction of a stage replaced as a whole, whatever stands there."""
-    return AtomicInstructionTransform(InstructionType.REPLACE, InstructionTransformLocalizer(), text)
 
 
 def union_of(base: str, texts: Sequence[str]) -> str | None:

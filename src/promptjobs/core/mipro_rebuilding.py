@@ -1,15 +1,19 @@
 """A MIPRO search that goes on after a deploy: what was published is known, and the bank begins with its texts."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from promptjobs.core.archive import Candidate
 from promptjobs.core.demonstrations import own_text
-from promptjobs.core.mipro_proposing import whole_text
-from promptjobs.core.mipro_space import Stage
+from promptjobs.core.mipro_space import Choice, Stage
 from promptjobs.core.optimizer import Adopted
+from promptjobs.core.prompt import Section
 
 if TYPE_CHECKING:
     from promptjobs.core.mipro import Mipro
+
+PARTED = "\x00"
+"""Stands between messages where they are looked at as one text: no message holds it."""
 
 
 def rebuild(search: "Mipro", adopted: Adopted) -> None:
@@ -46,16 +50,38 @@ def _stage_choice(search: "Mipro", stage: Stage, candidate: Candidate) -> dict[s
     choice: dict[str, int] = {}
     if stage.slots and text != search.space.baseline.section(stage.section).content:
         most = search.mipro.max_instruction_sets
-        made = stage.add([whole_text(text)], text, search.iteration, most) or stage.find(text)
+        made = stage.add([stage.whole(text)], text, search.iteration, most) or stage.find(text)
         if made is None:
             return None
         slot, option = stage.option(made)
         choice[slot] = option
     wanted = candidate.template.part(stage.module).sections
-    tries = [choice]
-    if stage.sets and stage.config.max_demo_slots:
-        tries += [{**choice, stage.demo_slot(0): option} for option in range(1, len(stage.sets) + 1)]
-    for each in tries:
-        if search.space.compile(each).template.part(stage.module).sections == wanted:
-            return each
+    choice |= _demo_options(stage, _shown(stage, wanted)) or {}
+    return choice if search.space.compile(choice).template.part(stage.module).sections == wanted else None
+
+
+def _shown(stage: Stage, sections: Sequence[Section]) -> tuple[int, ...]:
+    """Indices of the pool's examples that stand in these sections, as messages or as text, in their order."""
+    whole = PARTED.join(section.content for section in sections)
+    places = {}
+    for index, example in enumerate(stage.pool):
+        for text in (
+            PARTED.join(message.content for message in example.messages),
+            f"Input: {example.input}\nOutput: {example.output}",
+        ):
+            if text in whole:
+                places[index] = whole.find(text)
+    return tuple(sorted(places, key=lambda index: places[index]))
+
+
+def _demo_options(stage: Stage, wanted: tuple[int, ...], at: int = 0, shown: tuple[int, ...] = ()) -> Choice | None:
+    """Options of the demo slots from `at` on that show just these examples, beside those of the slots before."""
+    if shown == wanted or at == stage.config.max_demo_slots:
+        return {} if shown == wanted else None
+    for option, indices in enumerate(stage.sets, 1):
+        more = tuple(dict.fromkeys((*shown, *indices)))
+        if more != shown and wanted[: len(more)] == more:
+            rest = _demo_options(stage, wanted, at + 1, more)
+            if rest is not None:
+                return {stage.demo_slot(at): option, **rest}
     return None

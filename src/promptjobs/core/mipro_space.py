@@ -6,9 +6,14 @@ from typing import Any
 
 from promptjobs.core.config_mipro import StageConfig
 from promptjobs.core.few_shot import FewShotExample
-from promptjobs.core.instruction_transforms import AtomicInstructionTransform, InstructionType, PythonRunner
+from promptjobs.core.instruction_transforms import (
+    AtomicInstructionTransform,
+    InstructionTransformLocalizer,
+    InstructionType,
+    PythonRunner,
+)
 from promptjobs.core.line_merging import novel
-from promptjobs.core.prompt import PromptTemplate, Section
+from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.prompt_compiler import Compiled, DemoFormat, StageChoice, compile_prompt
 from promptjobs.core.proposers.transform_replies import fingerprint
 
@@ -44,7 +49,8 @@ class Instruction:
 
 @dataclass(slots=True)
 class Stage:
-    """One stage with its bank. module: of the core's template. section: whose text is the instruction.
+    """One stage with its bank. module: of the core's template. section: whose text is the instruction, and
+    localizer finds it among the stage's messages.
 
     slots: for each instruction slot the ids of its options, in their order. The first slot has the whole texts; further
     ones what can be added to any of them, each in one slot, so that no two choices differ in order alone. sets: of
@@ -54,14 +60,23 @@ class Stage:
     config: StageConfig
     module: str
     section: str
+    localizer: InstructionTransformLocalizer
     bank: list[Instruction] = field(default_factory=list)
     slots: list[list[int]] = field(default_factory=list)
     pool: list[FewShotExample] = field(default_factory=list)
     sets: list[tuple[int, ...]] = field(default_factory=list)
     _known: set[str] = field(default_factory=set)
+    _claimed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.slots = [[] for _ in range(self.config.max_instruction_slots)]
+
+    def whole(self, text: str) -> AtomicInstructionTransform:
+        """The instruction replaced as a whole, whatever stands there."""
+        return AtomicInstructionTransform(InstructionType.REPLACE, self.localizer, text)
+
+    def is_whole(self, transform: AtomicInstructionTransform) -> bool:
+        return transform == self.whole(transform.instruction_text)
 
     @property
     def stage_id(self) -> str:
@@ -77,8 +92,8 @@ class Stage:
         self, transforms: Sequence[AtomicInstructionTransform], text: str, iteration: int, most: int
     ) -> Instruction | None:
         """A new entry of the bank; None where it is known, the bank is full, or there is no slot for it."""
-        is_whole = all(t.instruction_type is InstructionType.REPLACE and t.localizer.text is None for t in transforms)
-        name = "|".join(fingerprint(transform) for transform in transforms)
+        is_whole = all(map(self.is_whole, transforms))
+        name = _name_of(transforms)
         if name in self._known or len(self.bank) >= most or not self.slots:
             return None
         self._known.add(name)
@@ -88,6 +103,14 @@ class Stage:
         self.bank.append(made)
         self._slot_for(made).append(made.instruction_id)
         return made
+
+    def claim(self, transform: AtomicInstructionTransform) -> bool:
+        """Keep a proposal for the bank; False where it is there, or on its way there, already."""
+        name = _name_of([transform])
+        if name in self._known or name in self._claimed:
+            return False
+        self._claimed.add(name)
+        return True
 
     def find(self, text: str) -> Instruction | None:
         """The entry that is this whole text."""
@@ -135,10 +158,7 @@ class Space:
         self.count_tokens = count_tokens
         self.runner = runner
         modules = baseline.modules
-        self.stages = [
-            Stage(config, module, main_section(baseline, module).name)
-            for config, module in zip(stages, modules, strict=True)
-        ]
+        self.stages = [_stage(config, baseline, module) for config, module in zip(stages, modules, strict=True)]
 
     def dimensions(self) -> dict[str, int]:
         return {name: size for stage in self.stages for name, size in stage.dimensions().items()}
@@ -198,7 +218,18 @@ class Space:
         }
 
 
-def main_section(template: PromptTemplate, module: str) -> Section:
-    """The section that holds a module's instruction: its first system or developer message, else its first."""
-    sections = template.part(module).sections
-    return next((section for section in sections if section.role in ("system", "developer")), sections[0])
+def _name_of(transforms: Sequence[AtomicInstructionTransform]) -> str:
+    return "|".join(fingerprint(transform) for transform in transforms)
+
+
+def _stage(config: StageConfig, baseline: PromptTemplate, module: str) -> Stage:
+    """Its instruction is the message that holds the text which the config names, else the first system or developer
+    message, else the first.
+    """
+    sections = baseline.part(module).sections
+    named = config.baseline_instruction
+    holding = [section for section in sections if named and named in section.content]
+    system = [section for section in sections if section.role in ("system", "developer")]
+    own = next(iter((*holding, *system, *sections)))
+    position = [section.name for section in sections if section.role == own.role].index(own.name)
+    return Stage(config, module, own.name, InstructionTransformLocalizer(role=own.role, position=position))

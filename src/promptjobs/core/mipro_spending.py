@@ -1,5 +1,6 @@
 """What a MIPRO trial will cost, told before it is paid: tokens and dollars, by what earlier rollouts have used."""
 
+import math
 from dataclasses import dataclass, field
 
 from promptjobs.core.config_mipro import MiproConfig
@@ -9,23 +10,37 @@ from promptjobs.core.stops import StopReason
 
 @dataclass(slots=True)
 class Spending:
-    """baseline_tokens: of the baseline prompt, by our own count. held: tokens of the trials under way, by candidate."""
+    """baseline_tokens: of the baseline prompt, by our own count. overhead: what a rollout uses beside its prompt.
+
+    kept: seeds of the end, on which a candidate and the baseline are still to be measured: max_token_limit must hold
+    them too. longest: tokens of the longest prompt that may win. held: tokens of what is under way, by its name.
+    """
 
     config: MiproConfig
     stats: Statistics
     baseline_tokens: int = 0
+    overhead: int = 0
+    kept: int = 0
+    longest: int = 0
     held: dict[str, int] = field(default_factory=dict)
 
-    def needed(self, prompt_tokens: int, rollouts: int) -> int:
-        """Tokens of so many rollouts with a prompt of so many tokens.
+    @property
+    def enforced(self) -> int | None:
+        """The limit on the tokens of the whole job, where it is one."""
+        return self.config.max_token_limit if self.config.enforce_token_limit else None
 
-        A rollout so far has used what its prompt, its input and its answer have; only the prompt will be another one.
-        Before the first rollout there is the prompt alone.
-        """
+    def learn(self) -> None:
+        """Take the rollouts so far, all of them with the baseline, for what inputs and answers add to a prompt."""
         done = self.stats.total_rollouts
-        usual = self.stats.rollout_tokens.total / done if done else float(self.baseline_tokens)
-        per_rollout = max(float(prompt_tokens), usual + prompt_tokens - self.baseline_tokens)
-        return round(per_rollout * rollouts)
+        if done:
+            self.overhead = max(0, math.ceil(self.stats.rollout_tokens.total / done) - self.baseline_tokens)
+
+    def needed(self, prompt_tokens: int, rollouts: int) -> int:
+        """Tokens of so many rollouts with a prompt of so many tokens."""
+        return (prompt_tokens + self.overhead) * rollouts
+
+    def _end(self, prompt_tokens: int) -> int:
+        return self.needed(max(prompt_tokens, self.longest), self.kept) + self.needed(self.baseline_tokens, self.kept)
 
     def affords(self, prompt_tokens: int, rollouts: int) -> bool:
         """Whether the limits hold with these rollouts and those under way."""
@@ -35,8 +50,10 @@ class Spending:
         """Which limit would be passed; None where none would."""
         ahead = sum(self.held.values()) + self.needed(prompt_tokens, rollouts)
         stats, config = self.stats, self.config
-        limits = [config.max_total_tokens, config.max_token_limit if config.enforce_token_limit else None]
-        if any(limit is not None and stats.total_tokens + ahead > limit for limit in limits):
+        total, limit = config.max_total_tokens, self.enforced
+        if total is not None and stats.total_tokens + ahead > total:
+            return StopReason.TOKEN_BUDGET
+        if limit is not None and stats.total_tokens + ahead + self._end(prompt_tokens) > limit:
             return StopReason.TOKEN_BUDGET
         used = stats.rollout_tokens.total
         usd = ahead * stats.rollout_tokens.cost_usd / used if used else 0.0
@@ -49,8 +66,27 @@ class Spending:
             return StopReason.COST_BUDGET
         return None
 
-    def reserve(self, candidate_id: str, prompt_tokens: int, rollouts: int) -> None:
-        self.held[candidate_id] = self.needed(prompt_tokens, rollouts)
+    def affords_call(self, prompt_tokens: int) -> bool:
+        """Whether the limits on tokens hold a call of the meta-model, as far as its prompt alone tells."""
+        ahead = self.stats.total_tokens + sum(self.held.values()) + prompt_tokens
+        total, limit = self.config.max_total_tokens, self.enforced
+        kept = self._end(self.baseline_tokens)
+        return (total is None or ahead <= total) and (limit is None or ahead + kept <= limit)
 
-    def release(self, candidate_id: str) -> None:
-        self.held.pop(candidate_id, None)
+    def held_by_limit(self, prompt_tokens: int, rollouts: int) -> int:
+        """How many of so many rollouts max_token_limit holds; all of them where it is no limit."""
+        if self.enforced is None or not rollouts:
+            return rollouts
+        each = max(1, self.needed(prompt_tokens, 1))
+        room = self.enforced - self.stats.total_tokens - sum(self.held.values()) - self._end(prompt_tokens)
+        return max(0, min(rollouts, room // each))
+
+    def reserve(self, name: str, prompt_tokens: int, rollouts: int) -> None:
+        self.held[name] = self.needed(prompt_tokens, rollouts)
+        self.longest = max(self.longest, prompt_tokens)
+
+    def reserve_call(self, name: str, prompt_tokens: int) -> None:
+        self.held[name] = prompt_tokens
+
+    def release(self, name: str) -> None:
+        self.held.pop(name, None)

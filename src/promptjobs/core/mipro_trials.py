@@ -11,6 +11,7 @@ from promptjobs.core.asks import CandidateFact, Fact, Step, Steps
 from promptjobs.core.evaluations import Reservation
 from promptjobs.core.lanes import Lane
 from promptjobs.core.limits import COMMON_SHARE
+from promptjobs.core.mipro_plan import minibatch_size
 from promptjobs.core.mipro_proposing import Proposed
 from promptjobs.core.mipro_space import Choice, Instruction, Stage
 from promptjobs.core.prompt_compiler import Compiled
@@ -50,7 +51,6 @@ class Picked:
     choice: Choice
     candidate: Candidate
     compiled: Compiled
-    is_new: bool
 
 
 class Trials:
@@ -64,11 +64,14 @@ class Trials:
         self.sampler = Sampler(dimensions, TpeSettings(**config.tpe.model_dump()), config.rng_seed, planned)
         self.choices: dict[str, dict[str, int]] = {}
         self.measured: dict[str, Adjusted] = {}
+        self._values: dict[str, float] = {}
         self.queue: deque[dict[str, int]] = deque()
         self.history: list[dict[str, Any]] = []
         self.full: set[str] = set()
         self.done = 0
         self.left = 0
+        self.under_way = 0
+        self.is_exhausted = False
         self._since_full = 0
         self._foretold: dict[str, dict[int, float]] = {}
         self._told_best: str | None = None
@@ -80,6 +83,7 @@ class Trials:
         choice = dict.fromkeys(self.search.space.dimensions(), 0)
         self.choices[base.candidate_id] = choice
         self.sampler.claim(self._whole(choice))
+        self._told_best = base.candidate_id
         self.refresh()
 
     def refresh(self) -> None:
@@ -94,10 +98,15 @@ class Trials:
         self.sampler.rebase(
             [(self._whole(self.choices[name]), found.mean, float(found.seeds)) for name, found in self.measured.items()]
         )
+        names = list(self.measured)
+        beliefs = self.sampler.estimates([self._whole(self.choices[name]) for name in names])
+        # Rounded, so that what comes of it is the same on every machine.
+        self._values = {name: round(belief.mean, 9) for name, belief in zip(names, beliefs, strict=True)}
 
     def _extend(self) -> None:
-        self._dimensions = self.search.space.dimensions()
+        before, self._dimensions = self._dimensions, self.search.space.dimensions()
         self.sampler.extend(self._dimensions)
+        self.is_exhausted = self.is_exhausted and before == self._dimensions
 
     def _whole(self, choice: Choice) -> dict[str, int]:
         """With every slot there is now; what a choice does not name is left as it is."""
@@ -105,7 +114,7 @@ class Trials:
 
     def value(self, candidate_id: str) -> float:
         """What the model believes of a candidate that was measured."""
-        return self.sampler.estimate(self._whole(self.choices[candidate_id])).mean
+        return self._values[candidate_id]
 
     def ranked(self) -> list[str]:
         """Candidates that were measured, best first by the model's estimate; ties by age."""
@@ -134,27 +143,9 @@ class Trials:
             for name in self.ranked()[:RANKINGS]
         ]
 
-    def payload_of(self, candidate: Candidate) -> dict[str, dict[str, Any]]:
-        return self.search.space.payload(self.choices.get(candidate.candidate_id, {}))
-
-    def candidate_json(self, candidate: Candidate) -> dict[str, Any]:
-        """A candidate by its slots, in the shape that clients of the API read."""
-        name, search = candidate.candidate_id, self.search
-        payload = self.payload_of(candidate)
-        tried = next((each for each in self.history if each["candidate_id"] == name), None)
-        return {
-            "version_id": name,
-            "trial_num": tried["trial"] if tried else 0,
-            "iteration": tried["iteration"] if tried else 0,
-            "instruction_text": "\n".join(part["instruction_text"] for part in payload.values()),
-            "instruction_lines": [line for part in payload.values() for line in part["instruction_lines"]],
-            "instruction_indices": [i for part in payload.values() for i in part["instruction_ids"]],
-            "demo_indices": [i for part in payload.values() for i in part["demo_indices"]],
-            "minibatch_score": tried["minibatch_score"] if tried else None,
-            "full_score": search.full_score(name),
-            "is_incumbent": name == self.best(),
-            "stage_payloads": payload,
-        }
+    def tried(self, candidate_id: str) -> Mapping[str, Any] | None:
+        """The trial of a candidate; None for the baseline, and for those of an earlier version of the search."""
+        return next((each for each in self.history if each["candidate_id"] == candidate_id), None)
 
     # --- what comes next ---------------------------------------------------------------------------------------------
 
@@ -180,18 +171,21 @@ class Trials:
         return {**others, slot: option}
 
     def try_examples(self) -> None:
-        """Beside the incumbent's instructions a large set of examples, for every stage that has some."""
+        """Examples are tried first of all, a large set for every stage that has some, together with the new texts."""
         move = {}
         for stage in self.search.space.stages:
             if stage.sets and stage.config.max_demo_slots:
                 at = stage.sets.index(max(stage.sets, key=len))
                 move[stage.demo_slot(0)] = at + 1
         if move:
-            self.queue.insert(min(1, len(self.queue)), move)
+            self.queue.appendleft({**(self.queue[0] if self.queue else {}), **move})
 
     def _next(self) -> Steps:
-        """The next configuration whose prompt is not known; None where there is none."""
-        search = self.search
+        """The next configuration whose prompt is not known; None where there is none.
+
+        Of those whose prompt is known only the first is told: there may be many.
+        """
+        duplicates = 0
         for _ in range(TRIES):
             if self.queue:
                 choice = {**self.choices[self.best()], **self.queue.popleft()}
@@ -200,17 +194,20 @@ class Trials:
             else:
                 ranked = self.sampler.suggest_ranked(1)
                 if not ranked:
-                    return None
+                    break
                 choice = ranked[0]
             picked = yield from self._compiled(choice)
-            if picked is not None:
+            if isinstance(picked, Picked):
                 return picked
+            if picked is not None and not duplicates:
+                yield Step(facts=[events.trial_duplicate(self.search.iteration, choice, picked)])
+            duplicates += picked is not None
             self.sampler.discard(self._whole(choice))
-        search.finish_reason = search.finish_reason or StopReason.EXHAUSTED
+        self.is_exhausted = True
         return None
 
     def _compiled(self, choice: dict[str, int]) -> Steps:
-        """The choice's candidate; None where its prompt is known, or cannot be run."""
+        """Returns Picked; the candidate that has this prompt already; or None where it cannot be run."""
         search = self.search
         try:
             compiled = search.space.compile(choice)
@@ -224,8 +221,7 @@ class Trials:
         candidate_id = compiled.template.digest()
         known = search.candidates.get(candidate_id)
         if known is not None:
-            yield Step(facts=[events.trial_duplicate(search.iteration, choice, known)])
-            return None
+            return known
         base = search.baseline()
         candidate = Candidate(
             candidate_id=candidate_id,
@@ -236,7 +232,7 @@ class Trials:
             operator="mipro",
             generation=search.iteration + 1,
         )
-        return Picked(choice, candidate, compiled, True)
+        return Picked(choice, candidate, compiled)
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -250,33 +246,51 @@ class Trials:
                 self.left = 0
                 yield Step(facts=[events.exhausted(search.iteration, self.done)])
                 return
-            yield from self._trial(lane, picked)
+            is_paid = yield from self._trial(lane, picked)
+            if not is_paid:
+                return
             if self._since_full >= search.mipro.full_eval_every:
                 yield from self.full_evaluation(lane)
 
+    def unpaid(self) -> StopReason | None:
+        """Which limit does not hold a single further trial; None where one can be paid."""
+        search = self.search
+        seeds = min(minibatch_size(search.mipro), len(search.pool.active))
+        cost = seeds * (1 + search.has_proxy)
+        if cost > search.budget.left:
+            return StopReason.ROLLOUT_BUDGET
+        return search.spending.refusal(search.spending.baseline_tokens, cost)
+
     def measure_incumbent(self, lane: Lane) -> Steps:
-        """The incumbent on the new minibatch: who comes after it is compared with it there."""
+        """The incumbent on the new minibatch: who comes after it is compared with it there.
+
+        It is not where nothing could be paid after that.
+        """
         search = self.search
         best, seeds = search.incumbent(), search.minibatch
         cost = search.evaluations.cost(best.candidate_id, seeds)
+        rest = len(seeds) * (1 + search.has_proxy)
         tokens = search.space.compile(self.choices[best.candidate_id]).tokens
-        reservation = Reservation.of(search.budget, cost) if search.spending.affords(tokens, cost) else None
-        if not cost or reservation is None:
+        if not cost or cost + rest > search.budget.left or not search.spending.affords(tokens, cost + rest):
             return
+        reservation = search.reserve(cost)
         yield from search.score(lane, best, seeds, Phase.OPTIMIZATION, reservation)
         reservation.release()
         self.refresh()
 
     def _trial(self, lane: Lane, picked: Picked) -> Steps:
+        """Returns whether it could be paid. Where others are under way they may give back what it needs."""
         search, candidate = self.search, picked.candidate
         seeds = search.minibatch
         cost = search.evaluations.screening_cost(candidate.candidate_id, seeds)
         refusal = search.spending.refusal(picked.compiled.tokens, cost)
         reservation = None if refusal else Reservation.of(search.budget, cost)
         if reservation is None:
-            self.sampler.withdraw(self._whole(picked.choice))
-            search.stop_for(refusal or StopReason.ROLLOUT_BUDGET)
-            return
+            self._put_back(picked)
+            if not self.under_way:
+                search.stop_for(refusal or StopReason.ROLLOUT_BUDGET)
+            return False
+        self.under_way += 1
         search.spending.reserve(candidate.candidate_id, picked.compiled.tokens, cost)
         search.candidates[candidate.candidate_id] = candidate
         self.choices[candidate.candidate_id] = dict(picked.choice)
@@ -292,6 +306,7 @@ class Trials:
         found: Screening = yield from self._minibatch(lane, candidate, seeds, reservation, facts)
         reservation.release()
         search.spending.release(candidate.candidate_id)
+        self.under_way -= 1
         self._take(candidate, found)
         self.history.append(
             {
@@ -309,21 +324,27 @@ class Trials:
             *events.minibatch(search.iteration, number, candidate, found, best),
             events.trial_complete(search.iteration, number, candidate, found, payload, self.value_of(candidate)),
         ]
-        yield Step(facts=[*told, *self._incumbent_facts(number, found), *search.progress()])
+        yield Step(facts=[*told, *self._incumbent_facts(number), *search.progress()])
+        return True
+
+    def _put_back(self, picked: Picked) -> None:
+        self.sampler.withdraw(self._whole(picked.choice))
+        self.queue.appendleft(dict(picked.choice))
+        self.left += 1
 
     def _minibatch(
         self, lane: Lane, candidate: Candidate, seeds: Sequence[int], reservation: Reservation, facts: Sequence[Fact]
     ) -> Steps:
-        """All of the seeds; a first part alone, where the candidate is clearly behind the incumbent on it."""
+        """All of the seeds; a first part alone, where the candidate is behind the incumbent on it, or only fails."""
         search = self.search
         size = max(FEWEST_FIRST, -(-len(seeds) // FIRST_PART))
-        if size >= len(seeds):
+        if size >= len(seeds) or not search.mipro.early_stopping:
             return (yield from search.screen(lane, candidate, seeds, reservation, facts))
         first, rest = seeds[:size], seeds[size:]
         found: Screening = yield from search.screen(lane, candidate, first, reservation, facts)
         rival = self._rival(first)
         scored = [(seed, score) for seed, score in zip(found.seeds, found.scores, strict=True) if score is not None]
-        if sum(score - rival[seed] for seed, score in scored if seed in rival) < 0:
+        if not scored or sum(score - rival[seed] for seed, score in scored if seed in rival) < 0:
             return found
         more: Screening = yield from search.screen(lane, candidate, rest, reservation, ())
         return Screening((*found.seeds, *more.seeds), (*found.scores, *more.scores), found.foretold | more.foretold)
@@ -346,18 +367,16 @@ class Trials:
     def value_of(self, candidate: Candidate) -> float | None:
         return self.value(candidate.candidate_id) if candidate.candidate_id in self.measured else None
 
-    def _incumbent_facts(self, number: int, found: Screening) -> list[Fact]:
-        best = self.best()
-        if best == self._told_best:
+    def _incumbent_facts(self, number: int) -> list[Fact]:
+        search, best = self.search, self.best()
+        own = self.tried(best)
+        if best == self._told_best or own is None:
             return []
         self._told_best = best
-        search = self.search
-        full = search.full_score(best)
-        done = search.evaluations.stats.total_rollouts
-        told = events.new_incumbent(
-            search.iteration, number, search.candidates[best], found, full, self.value(best), done
-        )
-        return [told]
+        full, done = search.full_score(best), search.evaluations.stats.total_rollouts
+        return [
+            events.new_incumbent(search.iteration, number, search.candidates[best], own, full, self.value(best), done)
+        ]
 
     # --- full evaluations --------------------------------------------------------------------------------------------
 
@@ -378,10 +397,12 @@ class Trials:
             return
         self.full.add(best)
         number = self.done
+        search.spending.reserve(f"full {best}", tokens, cost)
         trial: Trial = yield from search.score(
             lane, search.candidates[best], seeds, Phase.VALIDATION, reservation, may_fail=True
         )
         reservation.release()
+        search.spending.release(f"full {best}")
         self.refresh()
         told: list[Fact] = [events.full_evaluated(search.iteration, number, search.candidates[best], trial)]
         yield Step(facts=[*told, *search.progress()])

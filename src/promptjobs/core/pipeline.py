@@ -1,7 +1,7 @@
 """Programs that make several kinds of LLM calls: which module a call belongs to, and what was said in its calls."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from promptjobs.core.asks import CallBody, RolloutBody
 from promptjobs.core.prompt import Message, PromptPattern, PromptTemplate, render
@@ -97,17 +97,45 @@ class ModuleCalls:
 
 
 def calls_by_module(template: PromptTemplate, body: RolloutBody) -> dict[str, ModuleCalls]:
-    """The recorded calls of a rollout with this prompt, by module; what no module can have sent is left out.
+    """The recorded calls of a rollout with this prompt, by module, without worked examples of the prompt.
 
-    Where the calls were not recorded one by one, the body's messages and output stand for the only one.
+    What no module can have sent is left out. Where the calls were not recorded one by one, the body's messages and
+    output stand for the only one.
     """
     pattern = ProgramPattern.lenient(template)
-    calls = body.calls or (CallBody(body.messages, body.output),)
     found: dict[str, list[CallBody]] = {}
-    for call in calls:
+    last: str | None = None
+    for call in body.calls or (CallBody(body.messages, body.output),):
         try:
-            module = pattern.find(call.messages).module
+            last = pattern.find(call.messages).module
         except PromptNotMatched:
-            continue
-        found.setdefault(module, []).append(call)
-    return {module: ModuleCalls(tuple(made), made[-1] is calls[-1]) for module, made in found.items()}
+            last = None
+        else:
+            said = _without_examples(template.part(last), call.messages)
+            found.setdefault(last, []).append(replace(call, messages=said))
+    return {module: ModuleCalls(tuple(made), module == last) for module, made in found.items()}
+
+
+def without_examples(template: PromptTemplate, body: RolloutBody) -> RolloutBody:
+    """A rollout with this prompt as if it showed no worked examples: what the task app said to its model is left.
+
+    Calls that no module can have sent stay as they are.
+    """
+    if not any(section.is_example for section in template.sections):
+        return body
+    pattern = ProgramPattern.lenient(template)
+
+    def said(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        try:
+            return _without_examples(template.part(pattern.find(messages).module), messages)
+        except PromptNotMatched:
+            return messages
+
+    calls = tuple(replace(call, messages=said(call.messages)) for call in body.calls)
+    return replace(body, messages=said(body.messages), calls=calls)
+
+
+def _without_examples(part: PromptTemplate, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """part: the prompt that the messages begin with."""
+    own = [said for said, section in zip(messages, part.sections, strict=False) if not section.is_example]
+    return (*own, *messages[len(part.sections) :])

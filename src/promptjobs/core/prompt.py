@@ -29,6 +29,7 @@ class Section:
     """One message of a template; `content` may hold `{wildcard}` placeholders. Sections are sent in `order`.
 
     module: the call of a program that sends it, whose id also begins its name; "" where there is one kind of call.
+    is_example: a part of a worked example, which the task app did not say and no input is read from.
     """
 
     name: str
@@ -36,10 +37,23 @@ class Section:
     content: str
     order: int
     module: str = ""
+    is_example: bool = False
 
     def to_json(self) -> dict[str, Any]:
         body: dict[str, Any] = {"name": self.name, "role": self.role, "content": self.content, "order": self.order}
-        return {**body, "module": self.module} if self.module else body
+        more = {"module": self.module, "is_example": self.is_example}
+        return body | {name: value for name, value in more.items() if value}
+
+    @staticmethod
+    def from_json(body: Mapping[str, Any]) -> "Section":
+        return Section(
+            body["name"],
+            body["role"],
+            body["content"],
+            body["order"],
+            body.get("module", ""),
+            body.get("is_example", False),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +110,7 @@ class PromptTemplate:
     @staticmethod
     def from_json(body: Mapping[str, Any]) -> "PromptTemplate":
         return PromptTemplate(
-            sections=tuple(
-                Section(s["name"], s["role"], s["content"], s["order"], s.get("module", "")) for s in body["sections"]
-            ),
+            sections=tuple(Section.from_json(section) for section in body["sections"]),
             wildcards={name: kind == "REQUIRED" for name, kind in body["wildcards"].items()},
             id=body["id"],
             name=body["name"],

@@ -86,7 +86,7 @@ def _with_messages(template: PromptTemplate, module: str, examples: Sequence[Few
     for number, example in enumerate(examples, 1):
         for message in example.messages:
             name = _free_name(f"{module}/" if module else "", number, message.role, taken)
-            shown.append(Section(name, message.role, message.content, 0, module))
+            shown.append(Section(name, message.role, message.content, 0, module, is_example=True))
     sections = (*template.sections[:at], *shown, *template.sections[at:])
     return replace(template, sections=tuple(replace(section, order=order) for order, section in enumerate(sections)))
 

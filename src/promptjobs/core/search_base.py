@@ -102,8 +102,10 @@ class Search(ABC):
     # --- the start ---------------------------------------------------------------------------------------------------
 
     def introduce(self, candidate: Candidate) -> list[Fact]:
+        """The fact of a new candidate; none where an earlier version of the search has told it."""
+        is_known = candidate.candidate_id in self.candidates
         self.candidates[candidate.candidate_id] = candidate
-        return [CandidateFact(candidate)]
+        return [] if is_known else [CandidateFact(candidate)]
 
     def reserve(self, rollouts: int) -> Reservation:
         """For the baseline: raises JobFailed where the budget does not hold it."""

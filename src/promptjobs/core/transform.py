@@ -68,10 +68,7 @@ class PromptTransformation:
                 TextReplacement(c["section"], c["apply_to_role"], c["old_text"], c["new_text"])
                 for c in body["text_replacements"]
             ),
-            tuple(
-                Section(d["name"], d["role"], d["content"], d["order"], d.get("module", ""))
-                for d in body.get("demos", ())
-            ),
+            tuple(Section.from_json(demo) for demo in body.get("demos", ())),
         )
 
 
