@@ -8,23 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.gepa_runs import check_event
-from tests.fakes.mipro_runs import (
-    LO,
-    ONLINE,
-    VALIDATION,
-    MiproWorld,
-    Prompt,
-    Ran,
-    check_run,
-    graded,
-    jobs,
-    mipro_job,
-    pure,
-    quality,
-    ran,
-    threshold,
-    two_stages,
-)
+from tests.fakes.mipro_runs import ONLINE, VALIDATION, Ran, check_run, jobs, mipro_job, pure, ran, two_stages
+from tests.fakes.mipro_world import LO, MiproWorld, Prompt, graded, quality, threshold
 
 from promptjobs.core.asks import FailureReason, Rollout
 from promptjobs.core.limits import COMMON_SHARE

@@ -6,20 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.gepa_runs import check_event
-from tests.fakes.mipro_runs import (
-    PROMPT,
-    VALIDATION,
-    MiproWorld,
-    Prompt,
-    Ran,
-    check_run,
-    jobs,
-    mipro_job,
-    pure,
-    quality,
-    ran,
-    threshold,
-)
+from tests.fakes.mipro_runs import VALIDATION, Ran, check_run, jobs, mipro_job, pure, ran
+from tests.fakes.mipro_world import PROMPT, MiproWorld, Prompt, quality, threshold
 from tests.fakes.pure import Pure
 
 from promptjobs.core.asks import FailureReason

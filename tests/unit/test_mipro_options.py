@@ -6,25 +6,8 @@ from typing import Any
 
 import pytest
 from tests.fakes.gepa_runs import fraction
-from tests.fakes.mipro_runs import (
-    JUDGE,
-    LO,
-    ONLINE,
-    SUMMARY,
-    Asked,
-    MiproWorld,
-    Prompt,
-    Ran,
-    check_run,
-    fenced,
-    graded,
-    mipro_job,
-    pure,
-    quality,
-    ran,
-    threshold,
-    two_stages,
-)
+from tests.fakes.mipro_runs import JUDGE, ONLINE, Ran, check_run, mipro_job, pure, ran, two_stages
+from tests.fakes.mipro_world import LO, SUMMARY, Asked, MiproWorld, Prompt, fenced, graded, quality, threshold
 from tests.fakes.pure import Pure
 
 from promptjobs.core.asks import Rollout, Tier

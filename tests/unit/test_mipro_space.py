@@ -5,27 +5,8 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from tests.fakes.mipro_runs import (
-    BOOTSTRAP,
-    REFERENCE,
-    STAGES,
-    START,
-    TASK,
-    Asked,
-    MiproWorld,
-    Ran,
-    always,
-    better,
-    check_run,
-    fenced,
-    graded,
-    junk,
-    mipro_job,
-    pure,
-    ran,
-    threshold,
-    two_stages,
-)
+from tests.fakes.mipro_runs import BOOTSTRAP, REFERENCE, STAGES, Ran, check_run, mipro_job, pure, ran, two_stages
+from tests.fakes.mipro_world import START, TASK, Asked, MiproWorld, always, better, fenced, graded, junk, threshold
 
 from promptjobs.core.asks import FailureReason, Rollout
 from promptjobs.core.lanes import Cause

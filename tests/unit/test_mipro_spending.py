@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from tests.fakes.mipro_runs import JUDGE, TEST, VALIDATION, MiproWorld, Ran, check_run, mipro_job, pure, ran, two_stages
+from tests.fakes.mipro_runs import JUDGE, TEST, VALIDATION, Ran, check_run, mipro_job, pure, ran, two_stages
+from tests.fakes.mipro_world import MiproWorld
 
 from promptjobs.core.asks import Rollout
 from promptjobs.core.lanes import Cause

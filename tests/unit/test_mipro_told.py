@@ -4,18 +4,8 @@ from functools import cache
 from typing import Any
 
 import pytest
-from tests.fakes.mipro_runs import (
-    JUDGE,
-    REFERENCE,
-    TEST,
-    VALIDATION,
-    MiproWorld,
-    Ran,
-    check_run,
-    mipro_job,
-    ran,
-    two_stages,
-)
+from tests.fakes.mipro_runs import JUDGE, REFERENCE, TEST, VALIDATION, Ran, check_run, mipro_job, ran, two_stages
+from tests.fakes.mipro_world import MiproWorld
 
 from promptjobs.core.asks import EventFact
 from promptjobs.core.result import snapshot_payload

@@ -70,6 +70,7 @@ def test_the_posterior_is_that_of_the_textbook(seed: int, pending: int) -> None:
     centre = float(np.average(means, weights=weights))
     variance = max(LEAST_VARIANCE, centre * (1 - centre)) * NOISES[these.noise]
     known = np.array([[covariance(these, agreements(a, b)) for b in points] for a in points])
+    known += 1e-8 * np.eye(len(points))
     known += np.diag([variance / weight for weight in [*weights, *[sorted(weights)[n // 2]] * pending]])
     across = np.array([[covariance(these, agreements(a, b)) for b in points] for a in EVERY])
     expected = centre + across[:, :n] @ np.linalg.solve(known[:n, :n], np.array(means) - centre)
@@ -80,6 +81,23 @@ def test_the_posterior_is_that_of_the_textbook(seed: int, pending: int) -> None:
     assert set(made.observed()[0]) == set(points[:n])
     order = [EVERY.index(point) for point in made.observed()[0]]
     np.testing.assert_allclose(made.observed()[1], expected[order], rtol=1e-6)
+
+
+@LAW
+@given(
+    scores=st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=40),
+    weights=st.lists(st.floats(1e-3, 1e9), min_size=40, max_size=40),
+    sizes=st.sampled_from([(1,), (50,), (3, 20), (2, 2, 2, 6)]),
+)
+def test_no_scores_and_weights_break_the_factorization(
+    scores: list[float], weights: list[float], sizes: tuple[int, ...]
+) -> None:
+    made, every = Surrogate(sizes), list(itertools.product(*map(range, sizes)))
+    for point, score, weight in zip(every, scores, weights, strict=False):
+        made.observe(point, score, weight)
+    means, sds = made.posterior(every)
+    assert np.all((means > -0.5) & (means < 1.5))
+    assert np.all((sds > 0) & (sds < 0.5))
 
 
 def test_nothing_observed_is_the_prior() -> None:

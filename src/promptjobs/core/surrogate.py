@@ -38,6 +38,8 @@ LEVEL_SD = 0.15
 """What is known beforehand about the mean of all points, around that of the observed ones."""
 LEAST_VARIANCE = 0.02
 """Of a score: a few observations that are all 0 or 1 do not prove that there is no noise."""
+_JITTER = 1e-8
+"""Variance beside the noise, for the sake of the factorization, where a weight is huge."""
 _REFIT = 1.2
 """The likelihood is looked at again when the weight of the observations has grown by this factor."""
 _FIRST_FIT = 3
@@ -154,7 +156,7 @@ class Surrogate:
     def _log_likelihood(self, these: Hyperparameters, counts: Counts, residuals: Floats, noises: Floats) -> float:
         """Rounded, so that the choice is the same on every machine; with the prior of the spread."""
         covariance = self._covariances(these)[counts]
-        covariance.flat[:: len(noises) + 1] += noises * NOISES[these.noise]
+        covariance.flat[:: len(noises) + 1] += noises * NOISES[these.noise] + _JITTER
         factor = _cholesky(covariance)
         whitened = cast(Floats, dtrtrs(factor, residuals, lower=1)[0])
         surprise = math.log(SPREADS[these.spread] / _USUAL_SPREAD) / _SPREAD_LOG_SD
@@ -183,14 +185,13 @@ class Surrogate:
         seen = np.flatnonzero(weights)
         if not len(seen):
             return _Solved(0.5, covariances, np.zeros((len(weights), len(weights) + 1)))
+        # Pending rows come last: they narrow the variances and leave the means alone.
         order = np.argsort(weights == 0, kind="stable")
-        """Pending rows come last: they narrow the variances and leave the means alone."""
         centre = float(means @ weights / weights.sum())
         usual = np.sort(weights[seen])[len(seen) // 2]
         covariance = covariances[self._matches.between()]
-        covariance.flat[:: len(weights) + 1] += (
-            _variance(centre) * NOISES[these.noise] / np.where(weights > 0, weights, usual)
-        )
+        noise = _variance(centre) * NOISES[these.noise] / np.where(weights > 0, weights, usual)
+        covariance.flat[:: len(weights) + 1] += noise + _JITTER
         whitening = cast(Floats, dtrtri(_cholesky(covariance[order[:, None], order]), lower=1)[0])
         known = whitening[: len(seen), : len(seen)]
         solved = np.zeros((len(order), len(order) + 1))
@@ -204,7 +205,7 @@ def _table(shape: tuple[float, float, float, float], dimensions: int) -> Floats:
     additive, pairwise, product, decay = shape
     agreements = np.arange(dimensions + 1, dtype=np.float64)
     singles = agreements / max(1, dimensions)
-    pairs = agreements * (agreements - 1) / max(1, dimensions * (dimensions - 1))
+    pairs = agreements * (agreements - 1) / (dimensions * (dimensions - 1)) if dimensions > 1 else singles
     rest = np.exp(-decay * (dimensions - agreements))
     return np.asarray(additive * singles + pairwise * pairs + product * rest, np.float64)
 

@@ -1,0 +1,1 @@
+"""What `benchmarks/sampler.py` compares samplers with: families of simulated spaces, the protocol, the players."""
