@@ -51,6 +51,9 @@ TEXTS_PER_CALL = 2
 MOST_CALLS, LATER_CALLS = 5, 3
 """Calls for one stage at a time, in the first batch and in those after it; more would only vary what these say."""
 
+MOST_TRIES = 3
+"""Times that one question is asked: a model with nothing new to say says it again."""
+
 LEAK_NGRAM = 12
 """So many words in a row of an example may not stand in an instruction."""
 
@@ -174,14 +177,18 @@ class Proposing:
             context = self.stage_context(stage, parent)
             brief = self._brief(stage, found, iteration, number)
             messages = proposal_messages(self.program_context(), context, brief)
-            while self.may_call and search.spending.affords_call(self._tokens(messages)):
+            for tries in range(1, MOST_TRIES + 1):
+                if not (self.may_call and search.spending.affords_call(self._tokens(messages))):
+                    break
                 reply = yield from self._complete("proposal", messages)
                 kept, refused = self._read(stage, context, brief, reply)
                 for refusal in refused:
                     search.evaluations.stats.count_proposal(is_refused=True)
                     yield Step(facts=[events.refused(stage, iteration, refusal)])
-                if kept or self._retries <= 0:
+                if kept:
                     return kept
+                if tries == MOST_TRIES or self._retries <= 0:
+                    break
                 self._retries -= 1
             return []
 
