@@ -119,13 +119,14 @@ class Mipro(Search):
         }
         yield Step(facts=[events.iteration_started(iteration, self.minibatch, plan, generates)])
         if generates:
-            proposed = yield from self.proposing.generate(lane, iteration, set(self.minibatch))
+            # The incumbent is measured while the meta-model writes.
+            [proposed, _] = yield Fork([self._propose, trials.measure_incumbent])
             trials.extend(proposed)
         else:
             yield Step(facts=[events.generation_skipped(iteration)])
+            yield from trials.measure_incumbent(lane)
         if iteration == 0:
             trials.try_examples()
-        yield from trials.measure_incumbent(lane)
         before = trials.done
         trials.left = mipro.num_evaluations_per_iteration
         yield Fork([trials.lane] * parallel_trials(mipro))
@@ -136,6 +137,9 @@ class Mipro(Search):
             *events.sampler_updated(iteration, trials.done, trials.rankings()),
         ]
         yield Step(facts=[*told, *self.progress()])
+
+    def _propose(self, lane: Lane) -> Steps:
+        return (yield from self.proposing.generate(lane, self.iteration, set(self.minibatch)))
 
     @property
     def is_exhausted(self) -> bool:
