@@ -15,6 +15,8 @@ from promptjobs.demo.dataset import Split
 from tests.fakes.pure import Pure
 from tests.fakes.triage_world import DATASET, DemoWorld, mean_score
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TEST = DATASET.seeds(Split.TEST)
 

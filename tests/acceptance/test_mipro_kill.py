@@ -15,6 +15,8 @@ from tests.acceptance.runs import Killing, assert_whole, found_by
 from tests.acceptance.service import Processes
 from tests.acceptance.test_modules import plans_and_solves
 
+pytestmark = pytest.mark.slow
+
 FIXED = {"mipro.turn_order": "fixed"}
 
 Moment = Callable[[Killing], Awaitable[None]]

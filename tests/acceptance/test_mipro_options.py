@@ -14,6 +14,8 @@ from tests.acceptance.mipro_jobs import BOOTSTRAP, TEST, VALIDATION, config, sub
 from tests.acceptance.runs import calls_of
 from tests.acceptance.test_search_options import JUDGE, SMALLER, STRICTNESS, follows_examples, judges, scores_by_trial
 
+pytestmark = pytest.mark.slow
+
 VERIFIER = {
     "enabled": True,
     "reward_source": "verifier",

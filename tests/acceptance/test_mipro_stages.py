@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from promptjobs.db.session import Database
 from tests.acceptance.client import Api, Json
 from tests.acceptance.faulty_model import HINT, POLICY, REFLECTOR, FaultyModel
@@ -17,6 +19,8 @@ from tests.acceptance.mipro_jobs import (
 )
 from tests.acceptance.runs import calls_of
 from tests.acceptance.test_modules import PLAN, PLAN_USER, SOLVE, SOLVE_USER, plans_and_solves
+
+pytestmark = pytest.mark.slow
 
 
 def sections_of(candidate: Json, module: str) -> list[Json]:

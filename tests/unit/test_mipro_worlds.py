@@ -12,6 +12,8 @@ from benchmarks.gepa_worlds.reflector import Reflector
 
 from promptjobs.core.asks import CompletionBody, description_ask
 
+pytestmark = pytest.mark.slow
+
 SYSTEM = """Your input fields are:
 1. `request` (str):
 Your output fields are:
