@@ -210,10 +210,10 @@ def test_after_a_deploy_what_was_scored_is_known_and_not_asked_again():
     tried = {event.data["candidate_id"] for event in run.events("mipro.trial.complete")}
     after = going_on(run, config)
     result = after.run()
-    known = set(after.optimizer.trials.choices)
+    known = set(after.optimizer.beliefs.choices)
     assert tried <= known
     for name in tried:
-        compiled = after.optimizer.space.compile(after.optimizer.trials.choices[name])
+        compiled = after.optimizer.space.compile(after.optimizer.beliefs.choices[name])
         assert compiled.template.digest() == name
     again = {event.data["candidate_id"] for event in after.events("mipro.trial.complete")}
     assert not again & before

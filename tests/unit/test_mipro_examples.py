@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.config_bodies import mipro_seed_banking77
 
 from promptjobs.core.config import MiproJobConfig, resolve
 from promptjobs.core.optimizers import check_budget, optimizer_of
@@ -13,32 +14,6 @@ from promptjobs.demo.model_server import POLICY_MODEL, REFLECTION_MODEL
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DATASET = load_dataset()
-
-BANKING77 = {
-    "algorithm": "mipro",
-    "task_app_url": "http://127.0.0.1:8102",
-    "task_app_id": "banking77",
-    "bootstrap_train_seeds": list(range(15)),
-    "online_pool": list(range(20, 40)),
-    "test_pool": list(range(40, 90)),
-    "val_seeds": list(range(100, 110)),
-    "policy": {
-        "model": "openai/gpt-oss-20b",
-        "provider": "groq",
-        "temperature": 0.0,
-        "max_completion_tokens": 512,
-    },
-    "mipro": {
-        "num_iterations": 2,
-        "num_evaluations_per_iteration": 3,
-        "batch_size": 5,
-        "meta_model": "openai/gpt-oss-120b",
-        "meta_model_provider": "groq",
-        "few_shot_score_threshold": 0.8,
-        "tpe": {"gamma": 0.25, "n_candidates": 32, "n_startup_trials": 10},
-    },
-}
-"""The client's own example, its ellipses written out."""
 
 
 def body(name: str) -> dict[str, Any]:
@@ -82,7 +57,7 @@ def test_demo_example_names_the_offline_models():
 
 
 def test_example_of_the_client_has_every_value_of_the_original_and_nothing_else():
-    assert body("mipro_banking77.toml") == {"prompt_learning": BANKING77}
+    assert body("mipro_banking77.toml") == {"prompt_learning": mipro_seed_banking77()["prompt_learning"]}
 
 
 def test_example_of_the_client_means_what_it_says_and_warns_where_it_cannot_learn():

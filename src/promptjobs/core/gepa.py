@@ -17,7 +17,7 @@ from promptjobs.core.config import GepaJobConfig
 from promptjobs.core.crossover import Crossover
 from promptjobs.core.demonstrations import MARK, Ladder
 from promptjobs.core.evaluations import Evaluations
-from promptjobs.core.gepa_closing import Closing
+from promptjobs.core.gepa_closing import GepaClosing
 from promptjobs.core.gepa_gate import Gate
 from promptjobs.core.gepa_opening import Opening
 from promptjobs.core.gepa_proposals import Proposals
@@ -119,7 +119,7 @@ class Gepa(Search):
         self.finish_reason = self.finish_reason or StopReason.ROLLOUT_BUDGET
 
     def closing(self, lane: Lane, cause: Cause | None) -> Steps:
-        return (yield from Closing(self, cause).run(lane))
+        return (yield from GepaClosing(self, cause).run(lane))
 
     def _lane(self, lane: Lane) -> Steps:
         """Until the search stops, or the lane cannot pay: the others go on, by what they hold and do not spend."""

@@ -1,15 +1,15 @@
 """The end of a GEPA job: finalists on the validation seeds, the held-out test once, and the result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from promptjobs.core import gepa_events as events
 from promptjobs.core.archive import Candidate, lineage
 from promptjobs.core.asks import Fact, Fork, Step, Steps
-from promptjobs.core.evaluations import Reservation
-from promptjobs.core.lanes import Cause, Lane
+from promptjobs.core.closing import Closing
+from promptjobs.core.lanes import Lane
 from promptjobs.core.limits import COMMON_SHARE
-from promptjobs.core.result import Attempt, Finalist, Measured, Member, OptimizationResult
+from promptjobs.core.result import Attempt, Finalist, Member, OptimizationResult
 from promptjobs.core.search_events import closing_events
 from promptjobs.core.trial import Phase
 
@@ -17,24 +17,20 @@ if TYPE_CHECKING:
     from promptjobs.core.gepa import Gepa
 
 
-class Closing:
-    """Runs on the budget kept for it. After a cancel or errors nothing is asked: what is known is published."""
+class GepaClosing(Closing):
+    """The archive's best on the validation seeds, or in the race on all of the front's."""
 
-    def __init__(self, search: "Gepa", cause: Cause | None) -> None:
-        self.search = search
-        self.cause = cause
-        self.may_ask = cause not in (Cause.CANCEL, Cause.ERRORS)
+    search: "Gepa"
 
     def run(self, lane: Lane) -> Steps:
         search = self.search
-        reason = str(self.cause or search.finish_reason or "completed")
         search.budget.release_reserve()
-        yield Step(facts=[events.stopping(reason, None), *self._undecided()])
+        yield Step(facts=[events.stopping(self.reason, None), *self._undecided()])
         finalists = yield from self._validate(lane)
         best = finalists[0].candidate if finalists else self._best_of_front()
         if self.may_ask and best is not None and search.archive.members and search.gepa.test_seeds:
             yield from self._test(best)
-        result = self._result(best, finalists, reason)
+        result = self._result(best, finalists)
         yield Step(facts=[*closing_events(result), *search.progress()])
         return result
 
@@ -64,20 +60,8 @@ class Closing:
         if self.may_ask:
             if phase is Phase.VALIDATION:
                 yield Step(facts=search.enter(phase))
-            yield Fork([self._scoring(candidate, seeds, phase) for candidate in top])
-        scores = {c.candidate_id: search.evaluations.scores(c.candidate_id, seeds) for c in top}
-        most = max(map(len, scores.values()))
-        measured = [c for c in top if most and len(scores[c.candidate_id]) >= self._least(most, len(seeds))]
-        if not measured:
-            return []
-        common = set.intersection(*(set(scores[c.candidate_id]) for c in measured)) or set(seeds)
-
-        def paired(candidate: Candidate) -> float:
-            found = [score for seed, score in scores[candidate.candidate_id].items() if seed in common]
-            return sum(found) / len(found)
-
-        ranked = sorted(measured, key=lambda c: (-paired(c), -self._rank_value(c), c.n))
-        return [Finalist(rank, c, scores[c.candidate_id], tuple(seeds)) for rank, c in enumerate(ranked)]
+            yield Fork([self.scoring(candidate, seeds, phase) for candidate in top])
+        return self.ranked(top, seeds, COMMON_SHARE, of_all=not search.is_race)
 
     def _final_seeds(self) -> tuple[Sequence[int], Phase]:
         """Held-out validation seeds where there are such; in the race else the front's, which saw only a part of it."""
@@ -86,11 +70,7 @@ class Closing:
             return search.gepa.validation_seeds, Phase.VALIDATION
         return (search.front_seeds, Phase.OPTIMIZATION) if search.is_race else ((), Phase.OPTIMIZATION)
 
-    def _least(self, most: int, seeds: int) -> float:
-        """On how many seeds a finalist must be known to be ranked."""
-        return COMMON_SHARE * (most if self.search.is_race else seeds)
-
-    def _rank_value(self, candidate: Candidate) -> float:
+    def rank_value(self, candidate: Candidate) -> float:
         archive = self.search.archive
         return archive.ranking.get(candidate.candidate_id, archive.mean(candidate.candidate_id))
 
@@ -120,32 +100,9 @@ class Closing:
         base = self.search.base
         candidates = [best] if base is None or base == best else [base, best]
         yield Step(facts=self.search.enter(Phase.TEST))
-        yield Fork([self._scoring(c, self.search.gepa.test_seeds, Phase.TEST) for c in candidates])
+        yield Fork([self.scoring(c, self.search.gepa.test_seeds, Phase.TEST) for c in candidates])
 
-    def _scoring(self, candidate: Candidate, seeds: Sequence[int], phase: Phase) -> Callable[[Lane], Steps]:
-        search = self.search
-
-        def score(lane: Lane) -> Steps:
-            cost = search.evaluations.cost(candidate.candidate_id, seeds)
-            reservation = None if phase is Phase.TEST else Reservation.of(search.budget, min(cost, search.budget.left))
-            if reservation is not None and reservation.held < cost:
-                # Not all of it can be paid: what is known stands, and the rest goes to as many seeds as there is for.
-                known = search.evaluations.known.get(candidate.candidate_id, {})
-                fresh = [seed for seed in seeds if seed not in known][: reservation.held]
-                if not fresh:
-                    return None
-                return (yield from search.score(lane, candidate, fresh, phase, reservation, may_fail=True))
-            return (yield from search.score(lane, candidate, seeds, phase, reservation, may_fail=True))
-
-        return score
-
-    def _measured(self, best: Candidate, seeds: Sequence[int]) -> Measured | None:
-        search = self.search
-        ours = search.evaluations.scores(best.candidate_id, seeds)
-        base = search.evaluations.scores(search.base.candidate_id, seeds) if search.base else {}
-        return Measured(len(seeds), ours, base) if seeds and (ours or base) else None
-
-    def _result(self, best: Candidate | None, finalists: Sequence[Finalist], reason: str) -> OptimizationResult:
+    def _result(self, best: Candidate | None, finalists: Sequence[Finalist]) -> OptimizationResult:
         search, gepa = self.search, self.search.gepa
         archive = search.archive
         is_train = gepa.pareto_source == "train"
@@ -153,9 +110,9 @@ class Closing:
         return OptimizationResult(
             best=best,
             baseline=search.base,
-            train=self._measured(best, search.front_seeds) if best and is_train else None,
-            validation=self._measured(best, validated) if best else None,
-            test=self._measured(best, gepa.test_seeds) if best else None,
+            train=self.measured(best, search.front_seeds) if best and is_train else None,
+            validation=self.measured(best, validated) if best else None,
+            test=self.measured(best, gepa.test_seeds) if best else None,
             archive=[
                 Member(archive.members[c], archive.ranking[c], archive.known_scores(c), c in archive.front)
                 for c in archive.ranked()
@@ -163,7 +120,7 @@ class Closing:
             finalists=list(finalists),
             attempts=list(search.attempts.values()),
             lineage=lineage(search.candidates, best.candidate_id) if best else [],
-            finish_reason=reason,
+            finish_reason=self.reason,
             detail=None,
             progress=search.progress_data(),
         )

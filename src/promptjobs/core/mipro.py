@@ -14,7 +14,8 @@ from promptjobs.core.config import MiproJobConfig
 from promptjobs.core.evaluations import Evaluations
 from promptjobs.core.lanes import Cause, Lane
 from promptjobs.core.limits import Budget
-from promptjobs.core.mipro_closing import Closing
+from promptjobs.core.mipro_beliefs import Beliefs
+from promptjobs.core.mipro_closing import MiproClosing
 from promptjobs.core.mipro_opening import Opening
 from promptjobs.core.mipro_plan import (
     BARREN_ITERATIONS,
@@ -43,6 +44,7 @@ class Mipro(Search):
     algorithm = "mipro"
     search_version = 1
     space: Space
+    beliefs: Beliefs
     trials: Trials
 
     def __init__(self, config: MiproJobConfig) -> None:
@@ -73,7 +75,7 @@ class Mipro(Search):
 
     def incumbent(self) -> Candidate:
         """The candidate that the model believes in most."""
-        return self.candidates[self.trials.best()]
+        return self.candidates[self.beliefs.best()]
 
     def full_score(self, candidate_id: str) -> float | None:
         """The mean on the seeds of full evaluations, where most of them are known."""
@@ -82,7 +84,7 @@ class Mipro(Search):
         return sum(scores.values()) / len(scores) if is_full else None
 
     def estimate_of(self, candidate: Candidate) -> float | None:
-        return self.trials.value_of(candidate) if self.is_begun else None
+        return self.beliefs.estimate_of(candidate) if self.is_begun else None
 
     # --- the search --------------------------------------------------------------------------------------------------
 
@@ -101,7 +103,7 @@ class Mipro(Search):
         self.finish_reason = self.finish_reason or StopReason.NUM_ITERATIONS
 
     def closing(self, lane: Lane, cause: Cause | None) -> Steps:
-        return (yield from Closing(self, cause).run(lane))
+        return (yield from MiproClosing(self, cause).run(lane))
 
     def _iteration(self, lane: Lane, generates: bool) -> Steps:
         """Propose, where it is time to; then trials side by side on one minibatch."""
@@ -131,10 +133,10 @@ class Mipro(Search):
         trials.left = mipro.num_evaluations_per_iteration
         yield Fork([trials.lane] * parallel_trials(mipro))
         self.barren = 0 if trials.done > before else self.barren + 1
-        best = trials.value(trials.best())
+        best = self.beliefs.value(self.beliefs.best())
         told = [
             events.iteration_complete(iteration, trials.done, best),
-            *events.sampler_updated(iteration, trials.done, trials.rankings()),
+            *events.sampler_updated(iteration, trials.done, self.beliefs.rankings()),
         ]
         yield Step(facts=[*told, *self.progress()])
 
@@ -157,7 +159,7 @@ class Mipro(Search):
             state = SearchState(
                 trials=self.evaluations.trials,
                 rollouts_left=self.budget.total - self.budget.reserved - stats.total_rollouts,
-                best_score=self.trials.value(self.trials.best()),
+                best_score=self.beliefs.value(self.beliefs.best()),
             )
             own = mipro_stops(self.mipro, stats, iterations=self.iteration, is_exhausted=self.is_exhausted)
             # What proposals may cost ends them alone.
@@ -176,8 +178,8 @@ class Mipro(Search):
         total = self.budget.total
         done = min(total, stats.total_rollouts - stats.rollouts[Phase.TEST])
         planned = mipro.num_iterations * mipro.num_evaluations_per_iteration
-        is_begun = self.is_begun and bool(self.trials.measured)
-        best = self.trials.best() if is_begun else None
+        is_begun = self.is_begun and bool(self.beliefs.measured)
+        best = self.beliefs.best() if is_begun else None
         tried = self.trials.done if is_begun else 0
         base = self.base.candidate_id if self.base is not None else ""
         return {
@@ -190,8 +192,8 @@ class Mipro(Search):
             "trials_completed": self.evaluations.trials,
             "transformations_tried": min(tried, planned),
             "transformations_planned": planned,
-            "best_score": self.trials.value(best) if best else None,
-            "baseline_score": self.trials.value(base) if is_begun and base in self.trials.measured else None,
+            "best_score": self.beliefs.value(best) if best else None,
+            "baseline_score": self.beliefs.value(base) if is_begun and base in self.beliefs.measured else None,
             "best_candidate_id": best,
             "front": [],
             "generation": self.iteration,

@@ -1,15 +1,15 @@
 """The end of a MIPRO job: finalists in full, the held-out test once, and the result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from promptjobs.core import mipro_events as events
 from promptjobs.core.archive import Candidate, lineage
 from promptjobs.core.asks import Fact, Fork, Step, Steps
-from promptjobs.core.evaluations import Reservation
-from promptjobs.core.lanes import Cause, Lane
+from promptjobs.core.closing import Closing
+from promptjobs.core.lanes import Lane
 from promptjobs.core.limits import COMMON_SHARE
-from promptjobs.core.result import Attempt, Finalist, Measured, Member, OptimizationResult
+from promptjobs.core.result import Attempt, Finalist, Member, OptimizationResult
 from promptjobs.core.search_events import closing_events
 from promptjobs.core.trial import Phase
 
@@ -20,35 +20,32 @@ MEMBERS = 64
 """Candidates of the result's archive."""
 
 
-class Closing:
-    """Runs on the budget kept for it. After a cancel or errors nothing is asked: what is known is published."""
+class MiproClosing(Closing):
+    """Who was measured in full, and the best of the others, on the validation seeds."""
 
-    def __init__(self, search: "Mipro", cause: Cause | None) -> None:
-        self.search = search
-        self.cause = cause
-        self.may_ask = cause not in (Cause.CANCEL, Cause.ERRORS)
+    search: "Mipro"
 
     def run(self, lane: Lane) -> Steps:
         search = self.search
-        reason = str(self.cause or search.finish_reason or "completed")
         search.budget.release_reserve()
         search.spending.held.clear()
         search.spending.kept = len(search.mipro.test_seeds)
-        yield Step(facts=[events.stopping(reason), *search.budget_facts()])
+        yield Step(facts=[events.stopping(self.reason), *search.budget_facts()])
         finalists = yield from self._validate(lane)
         best = finalists[0].candidate if finalists else self._best_so_far()
         if self.may_ask and best is not None and search.is_begun and search.mipro.test_seeds:
             yield from self._test(best)
-        result = self._result(best, finalists, reason)
+        result = self._result(best, finalists)
         full = search.full_score(best.candidate_id) if best is not None and search.is_begun else None
-        told: list[Fact] = [*self._tested(result), *closing_events(result)]
+        payload = self._payload(best) if best is not None and search.is_begun else {}
+        told: list[Fact] = [*events.tested(result, payload), *closing_events(result)]
         told.append(events.job_completed(result, full, self._best_minibatch()))
         yield Step(facts=[*told, *search.progress()])
         return result
 
     def _best_so_far(self) -> Candidate | None:
         search = self.search
-        return search.incumbent() if search.is_begun and search.trials.measured else search.base
+        return search.incumbent() if search.is_begun and search.beliefs.measured else search.base
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -61,30 +58,28 @@ class Closing:
         top = self._finalists(seeds)
         if self.may_ask:
             yield Step(facts=search.enter(Phase.VALIDATION))
-            yield Fork([self._scoring(candidate, seeds, Phase.VALIDATION) for candidate in top])
-            search.trials.refresh()
-        scores = {c.candidate_id: search.evaluations.scores(c.candidate_id, seeds) for c in top}
-        most = max(map(len, scores.values()), default=0)
-        measured = [c for c in top if most and len(scores[c.candidate_id]) >= COMMON_SHARE * most]
-        if not measured:
-            return []
-        common = set.intersection(*(set(scores[c.candidate_id]) for c in measured)) or set(seeds)
+            yield Fork([self.scoring(candidate, seeds, Phase.VALIDATION) for candidate in top])
+            search.beliefs.refresh()
+        ranked = self.ranked(top, seeds, COMMON_SHARE, of_all=False)
+        search.trials.full.update(finalist.candidate.candidate_id for finalist in ranked)
+        return ranked
 
-        def paired(candidate: Candidate) -> float:
-            found = [score for seed, score in scores[candidate.candidate_id].items() if seed in common]
-            return sum(found) / len(found)
+    def rank_value(self, candidate: Candidate) -> float:
+        return self.search.beliefs.value(candidate.candidate_id)
 
-        trials = search.trials
-        ranked = sorted(measured, key=lambda c: (-paired(c), -trials.value(c.candidate_id), c.n))
-        for candidate in ranked:
-            trials.full.add(candidate.candidate_id)
-        return [Finalist(rank, c, scores[c.candidate_id], tuple(seeds)) for rank, c in enumerate(ranked)]
+    def payable(self, candidate: Candidate, rollouts: int) -> int:
+        """By the limits on tokens and dollars too; what is paid is held until it is known."""
+        spending, tokens = self.search.spending, self._tokens(candidate)
+        spending.release(candidate.candidate_id)
+        paid = super().payable(candidate, spending.held_by_limit(tokens, rollouts))
+        spending.reserve(candidate.candidate_id, tokens, paid)
+        return paid
 
     def _finalists(self, seeds: Sequence[int]) -> list[Candidate]:
         """The winner so far, the baseline, and as many of the next best as can be measured in full."""
         search = self.search
         base = search.baseline()
-        trials, ranked = search.trials, search.trials.ranked()
+        trials, ranked = search.trials, search.beliefs.ranked()
         known = [name for name in ranked if name in trials.full]
         best = [name for name in ranked if name not in trials.full][: search.mipro.validation_top_k]
         names = dict.fromkeys([*ranked[:1], base.candidate_id, *known, *best])
@@ -117,52 +112,24 @@ class Closing:
         longest = max(map(self._tokens, candidates))
         seeds = seeds[: search.spending.held_by_limit(longest, len(candidates) * len(seeds)) // len(candidates)]
         yield Step(facts=search.enter(Phase.TEST))
-        yield Fork([self._scoring(c, seeds, Phase.TEST) for c in candidates if seeds])
-
-    def _scoring(self, candidate: Candidate, seeds: Sequence[int], phase: Phase) -> Callable[[Lane], Steps]:
-        search = self.search
-
-        def score(lane: Lane) -> Steps:
-            cost, name = search.evaluations.cost(candidate.candidate_id, seeds), candidate.candidate_id
-            if phase is Phase.TEST:
-                return (yield from search.score(lane, candidate, seeds, phase, None, may_fail=True))
-            search.spending.release(name)
-            most = min(search.budget.left, search.spending.held_by_limit(self._tokens(candidate), cost))
-            search.spending.reserve(name, self._tokens(candidate), min(cost, most))
-            reservation = Reservation.of(search.budget, min(cost, most))
-            paid: Sequence[int] = seeds
-            if reservation is not None and reservation.held < cost:
-                # Not all of it can be paid: what is known stands, and the rest goes to as many seeds as there is for.
-                known = search.evaluations.known.get(candidate.candidate_id, {})
-                paid = [seed for seed in seeds if seed not in known][: reservation.held]
-                if not paid:
-                    return None
-            return (yield from search.score(lane, candidate, paid, phase, reservation, may_fail=True))
-
-        return score
+        yield Fork([self.scoring(c, seeds, Phase.TEST) for c in candidates if seeds])
 
     # --- the result --------------------------------------------------------------------------------------------------
 
-    def _measured(self, best: Candidate, seeds: Sequence[int]) -> Measured | None:
-        search = self.search
-        ours = search.evaluations.scores(best.candidate_id, seeds)
-        base = search.evaluations.scores(search.base.candidate_id, seeds) if search.base else {}
-        return Measured(len(seeds), ours, base) if seeds and (ours or base) else None
-
-    def _result(self, best: Candidate | None, finalists: Sequence[Finalist], reason: str) -> OptimizationResult:
+    def _result(self, best: Candidate | None, finalists: Sequence[Finalist]) -> OptimizationResult:
         search, mipro = self.search, self.search.mipro
         has_validation = bool(mipro.validation_seeds)
         return OptimizationResult(
             best=best,
             baseline=search.base,
-            train=self._measured(best, mipro.online_seeds) if best and has_validation else None,
-            validation=self._measured(best, search.full_seeds) if best else None,
-            test=self._measured(best, mipro.test_seeds) if best else None,
+            train=self.measured(best, mipro.online_seeds) if best and has_validation else None,
+            validation=self.measured(best, search.full_seeds) if best else None,
+            test=self.measured(best, mipro.test_seeds) if best else None,
             archive=self._members(),
             finalists=list(finalists),
             attempts=self._attempts(),
             lineage=lineage(search.candidates, best.candidate_id) if best else [],
-            finish_reason=reason,
+            finish_reason=self.reason,
             detail=None,
             progress=search.progress_data(),
             extra=self._extra(best),
@@ -172,10 +139,10 @@ class Closing:
         search = self.search
         if not search.is_begun:
             return []
-        trials, members = search.trials, []
-        for name in trials.ranked()[:MEMBERS]:
+        beliefs, members = search.beliefs, []
+        for name in beliefs.ranked()[:MEMBERS]:
             known = search.evaluations.scores(name, search.full_seeds)
-            members.append(Member(search.candidates[name], trials.value(name), known, name in trials.full))
+            members.append(Member(search.candidates[name], beliefs.value(name), known, name in search.trials.full))
         return members
 
     def _attempts(self) -> list[Attempt]:
@@ -183,24 +150,16 @@ class Closing:
         if not search.is_begun:
             return []
         base = search.baseline().candidate_id
-        reference = search.trials.value(base) if base in search.trials.measured else 0.0
+        reference = search.beliefs.value(base)
         return [
-            Attempt(search.candidates[name], found.mean, search.trials.value(name) > reference)
-            for name, found in search.trials.measured.items()
+            Attempt(search.candidates[name], found.mean, search.beliefs.value(name) > reference)
+            for name, found in search.beliefs.measured.items()
             if name != base
         ]
 
     def _best_minibatch(self) -> float | None:
         scores = [each["minibatch_score"] for each in self.search.trials.history] if self.search.is_begun else []
         return max((score for score in scores if score is not None), default=None)
-
-    def _tested(self, result: OptimizationResult) -> list[Fact]:
-        """The winner and the baseline on the held-out seeds, by the names that clients read."""
-        if result.test is None or result.best is None or result.test.best_score is None:
-            return []
-        base = result.test.baseline_score
-        payload = self._payload(result.best)
-        return events.tested(result, base.mean if base else None, payload)
 
     def _extra(self, best: Candidate | None) -> dict[str, Any]:
         """What only MIPRO has: the candidate by its slots, the bootstrap's examples, the model's state and history."""
@@ -234,12 +193,12 @@ class Closing:
             },
             "instruction_bank": [made.to_json() for stage in search.space.stages for made in stage.bank],
             "demo_sets": {stage.stage_id: [list(each) for each in stage.sets] for stage in search.space.stages},
-            "optimizer_state": trials.sampler.state(),
+            "optimizer_state": search.beliefs.state(),
             "history": list(trials.history),
         }
 
     def _payload(self, candidate: Candidate) -> dict[str, dict[str, Any]]:
-        return self.search.space.payload(self.search.trials.choices.get(candidate.candidate_id, {}))
+        return self.search.space.payload(self.search.beliefs.choices.get(candidate.candidate_id, {}))
 
     def _candidate_json(self, candidate: Candidate) -> dict[str, Any]:
         """A candidate by its slots, in the shape that clients of the API read."""
@@ -255,6 +214,6 @@ class Closing:
             "demo_indices": [i for part in payload.values() for i in part["demo_indices"]],
             "minibatch_score": tried["minibatch_score"] if tried else None,
             "full_score": search.full_score(name),
-            "is_incumbent": name == search.trials.best(),
+            "is_incumbent": name == search.beliefs.best(),
             "stage_payloads": payload,
         }

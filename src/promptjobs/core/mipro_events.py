@@ -318,12 +318,13 @@ def stopping(reason: str) -> EventFact:
     )
 
 
-def tested(result: OptimizationResult, baseline: float | None, payload: Payload) -> list[Fact]:
+def tested(result: OptimizationResult, payload: Payload) -> list[Fact]:
     """The winner on the held-out seeds, with what it gained over the baseline there."""
     test, best = result.test, result.best
     if test is None or best is None or test.best_score is None:
         return []
     score = test.best_score.mean
+    baseline = test.baseline_score.mean if test.baseline_score else None
     lift = None if baseline is None else score - baseline
     facts: list[Fact] = [
         EventFact(

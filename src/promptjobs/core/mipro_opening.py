@@ -12,6 +12,7 @@ from promptjobs.core.evidence import Evidence, inputs
 from promptjobs.core.few_shot import demo_sets, few_shot_examples
 from promptjobs.core.lanes import Lane
 from promptjobs.core.limits import COMMON_SHARE
+from promptjobs.core.mipro_beliefs import Beliefs
 from promptjobs.core.mipro_plan import demo_set_count, generates_from, probe_seeds, reference_seeds
 from promptjobs.core.mipro_rebuilding import take_over
 from promptjobs.core.mipro_space import Space
@@ -51,12 +52,14 @@ class Opening:
         yield from self._describe()
         yield from self._bootstrap(lane)
         yield from self._read_reference(lane)
-        search.trials = Trials(search, search.space.dimensions())
+        search.beliefs = Beliefs(search)
+        search.trials = Trials(search)
         search.is_begun = True
         search.spending.kept = len(search.full_seeds) + len(mipro.test_seeds)
-        search.trials.begin(base)
+        # The baseline is the configuration that leaves everything as it is.
+        search.beliefs.know(base, dict.fromkeys(search.space.dimensions(), 0))
         take_over(search)
-        search.trials.refresh()
+        search.beliefs.refresh()
         yield Step(facts=[*search.enter(Phase.OPTIMIZATION), *search.progress()])
 
     def _adopted(self) -> PromptTemplate | None:

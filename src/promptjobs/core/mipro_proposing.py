@@ -291,7 +291,7 @@ class Proposing:
         """The stage's instructions that were measured, best first, by the mean of the candidates that hold them."""
         tried = []
         for made in stage.bank:
-            scores = self.search.trials.scores_with(stage, made)
+            scores = self.search.beliefs.scores_with(stage, made)
             if scores:
                 tried.append(Tried(made.text, sum(scores) / len(scores), len(scores)))
         tried.sort(key=lambda each: -each.score)

@@ -31,7 +31,7 @@ def take_over(search: "Mipro") -> None:
             continue
         choice = _choice_of(search, candidate)
         if choice is not None:
-            search.trials.know(candidate, choice)
+            search.trials.done += search.beliefs.know(candidate, choice)
 
 
 def _choice_of(search: "Mipro", candidate: Candidate) -> dict[str, int] | None:

@@ -10,15 +10,12 @@ from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import CandidateFact, Fact, Step, Steps
 from promptjobs.core.evaluations import Reservation
 from promptjobs.core.lanes import Lane
-from promptjobs.core.limits import COMMON_SHARE
 from promptjobs.core.mipro_plan import minibatch_size
 from promptjobs.core.mipro_proposing import Proposed
 from promptjobs.core.mipro_space import Choice, Instruction, Stage
 from promptjobs.core.prompt_compiler import Compiled
 from promptjobs.core.screening import Screening
-from promptjobs.core.seed_effects import Adjusted, adjusted_scores
 from promptjobs.core.stops import StopReason
-from promptjobs.core.tpe import Sampler, TpeSettings
 from promptjobs.core.trial import Phase, Trial
 from promptjobs.errors import TransformApplicationError
 
@@ -37,9 +34,6 @@ NEW_SHARE = 0.6
 TRIES = 200
 """Configurations that are looked at for one trial: others may compile to prompts that are known."""
 
-RANKINGS = 10
-"""Candidates that are told with an update of the model."""
-
 FULL_SHARE = 0.12
 """Of the rollouts so far that full evaluations may have used before a further one."""
 
@@ -54,17 +48,14 @@ class Picked:
 
 
 class Trials:
-    """choices: the configuration of each candidate; several may compile to the same prompt, the first one counts."""
+    """queue: moves that are tried before the model is asked. left: trials of this iteration. done: in all.
 
-    def __init__(self, search: "Mipro", dimensions: Mapping[str, int]) -> None:
+    full: candidates that were measured in full. is_exhausted: there is no configuration left.
+    """
+
+    def __init__(self, search: "Mipro") -> None:
         self.search = search
-        config = search.mipro
-        planned = config.num_iterations * config.num_evaluations_per_iteration
-        self._dimensions = dict(dimensions)
-        self.sampler = Sampler(dimensions, TpeSettings(**config.tpe.model_dump()), config.rng_seed, planned)
-        self.choices: dict[str, dict[str, int]] = {}
-        self.measured: dict[str, Adjusted] = {}
-        self._values: dict[str, float] = {}
+        self.beliefs = search.beliefs
         self.queue: deque[dict[str, int]] = deque()
         self.history: list[dict[str, Any]] = []
         self.full: set[str] = set()
@@ -73,75 +64,7 @@ class Trials:
         self.under_way = 0
         self.is_exhausted = False
         self._since_full = 0
-        self._foretold: dict[str, dict[int, float]] = {}
-        self._told_best: str | None = None
-
-    # --- what is known -----------------------------------------------------------------------------------------------
-
-    def begin(self, base: Candidate) -> None:
-        """The baseline is the configuration that leaves everything as it is."""
-        choice = dict.fromkeys(self.search.space.dimensions(), 0)
-        self.choices[base.candidate_id] = choice
-        self.sampler.claim(self._whole(choice))
-        self._told_best = base.candidate_id
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Tell the surrogate what is known now: every new score also says something about the seeds of the others."""
-        search = self.search
-        known: dict[str, dict[int, float]] = {}
-        for candidate_id in self.choices:
-            answers = search.evaluations.known.get(candidate_id, {})
-            scores = {seed: answer.score for seed, answer in answers.items() if answer.score is not None}
-            known[candidate_id] = {**self._foretold.get(candidate_id, {}), **scores}
-        self.measured = adjusted_scores(known)
-        self.sampler.rebase(
-            [(self._whole(self.choices[name]), found.mean, float(found.seeds)) for name, found in self.measured.items()]
-        )
-        names = list(self.measured)
-        beliefs = self.sampler.estimates([self._whole(self.choices[name]) for name in names])
-        # Rounded, so that what comes of it is the same on every machine.
-        self._values = {name: round(belief.mean, 9) for name, belief in zip(names, beliefs, strict=True)}
-
-    def _extend(self) -> None:
-        before, self._dimensions = self._dimensions, self.search.space.dimensions()
-        self.sampler.extend(self._dimensions)
-        self.is_exhausted = self.is_exhausted and before == self._dimensions
-
-    def _whole(self, choice: Choice) -> dict[str, int]:
-        """With every slot there is now; what a choice does not name is left as it is."""
-        return {**dict.fromkeys(self._dimensions, 0), **choice}
-
-    def value(self, candidate_id: str) -> float:
-        """What the model believes of a candidate that was measured."""
-        return self._values[candidate_id]
-
-    def ranked(self) -> list[str]:
-        """Candidates that were measured, best first by the model's estimate; ties by age."""
-        candidates = self.search.candidates
-        return sorted(self.measured, key=lambda name: (-self.value(name), candidates[name].n))
-
-    def best(self) -> str:
-        return self.ranked()[0]
-
-    def scores_with(self, stage: Stage, made: Instruction) -> list[float]:
-        """The scores of the candidates that hold an instruction."""
-        slot, option = stage.option(made)
-        return [self.measured[name].mean for name in self.measured if self.choices[name].get(slot, 0) == option]
-
-    def know(self, candidate: Candidate, choice: Mapping[str, int]) -> None:
-        """A candidate that was measured before this search began."""
-        self._extend()
-        if self.sampler.claim(self._whole(choice)):
-            self.choices[candidate.candidate_id] = dict(choice)
-            self.done += 1
-
-    def rankings(self) -> list[dict[str, Any]]:
-        """The best candidates as the model sees them now."""
-        return [
-            {"candidate_id": name, "estimate": self.value(name), "mean": self.measured[name].mean}
-            for name in self.ranked()[:RANKINGS]
-        ]
+        self._told_best = search.baseline().candidate_id
 
     def tried(self, candidate_id: str) -> Mapping[str, Any] | None:
         """The trial of a candidate; None for the baseline, and for those of an earlier version of the search."""
@@ -154,7 +77,8 @@ class Trials:
 
         Some of the iteration's trials are left to the model: what is not tried now stays among its options.
         """
-        self._extend()
+        has_grown = self.beliefs.extend()
+        self.is_exhausted = self.is_exhausted and not has_grown
         self.queue.clear()
         moves = [[self._move(each.stage, made) for made in each.entries] for each in proposed]
         if len(moves) > 1:
@@ -188,21 +112,21 @@ class Trials:
         duplicates = 0
         for _ in range(TRIES):
             if self.queue:
-                choice = {**self.choices[self.best()], **self.queue.popleft()}
-                if not self.sampler.claim(self._whole(choice)):
+                choice = {**self.beliefs.choices[self.beliefs.best()], **self.queue.popleft()}
+                if not self.beliefs.claim(choice):
                     continue
             else:
-                ranked = self.sampler.suggest_ranked(1)
-                if not ranked:
+                suggested = self.beliefs.suggest()
+                if suggested is None:
                     break
-                choice = ranked[0]
+                choice = suggested
             picked = yield from self._compiled(choice)
             if isinstance(picked, Picked):
                 return picked
             if picked is not None and not duplicates:
                 yield Step(facts=[events.trial_duplicate(self.search.iteration, choice, picked)])
             duplicates += picked is not None
-            self.sampler.discard(self._whole(choice))
+            self.beliefs.discard(choice)
         self.is_exhausted = True
         return None
 
@@ -270,13 +194,13 @@ class Trials:
         best, seeds = search.incumbent(), search.minibatch
         cost = search.evaluations.cost(best.candidate_id, seeds)
         rest = len(seeds) * (1 + search.has_proxy)
-        tokens = search.space.compile(self.choices[best.candidate_id]).tokens
+        tokens = search.space.compile(self.beliefs.choices[best.candidate_id]).tokens
         if not cost or cost + rest > search.budget.left or not search.spending.affords(tokens, cost + rest):
             return
         reservation = search.reserve(cost)
         yield from search.score(lane, best, seeds, Phase.OPTIMIZATION, reservation)
         reservation.release()
-        self.refresh()
+        self.beliefs.refresh()
 
     def _trial(self, lane: Lane, picked: Picked) -> Steps:
         """Returns whether it could be paid. Where others are under way they may give back what it needs."""
@@ -293,7 +217,7 @@ class Trials:
         self.under_way += 1
         search.spending.reserve(candidate.candidate_id, picked.compiled.tokens, cost)
         search.candidates[candidate.candidate_id] = candidate
-        self.choices[candidate.candidate_id] = dict(picked.choice)
+        self.beliefs.choices[candidate.candidate_id] = dict(picked.choice)
         search.evaluations.stats.count_proposal(is_refused=False)
         self.done += 1
         self._since_full += 1
@@ -307,7 +231,7 @@ class Trials:
         reservation.release()
         search.spending.release(candidate.candidate_id)
         self.under_way -= 1
-        self._take(candidate, found)
+        self.beliefs.take(candidate, found)
         self.history.append(
             {
                 "trial": number,
@@ -319,16 +243,18 @@ class Trials:
                 "misses": [miss.to_json() for miss in picked.compiled.misses],
             }
         )
-        best = self.value(self.best()) if self.measured else None
+        best = self.beliefs.value(self.beliefs.best())
         told = [
             *events.minibatch(search.iteration, number, candidate, found, best),
-            events.trial_complete(search.iteration, number, candidate, found, payload, self.value_of(candidate)),
+            events.trial_complete(
+                search.iteration, number, candidate, found, payload, self.beliefs.estimate_of(candidate)
+            ),
         ]
         yield Step(facts=[*told, *self._incumbent_facts(number), *search.progress()])
         return True
 
     def _put_back(self, picked: Picked) -> None:
-        self.sampler.withdraw(self._whole(picked.choice))
+        self.beliefs.withdraw(picked.choice)
         self.queue.appendleft(dict(picked.choice))
         self.left += 1
 
@@ -342,40 +268,24 @@ class Trials:
             return (yield from search.screen(lane, candidate, seeds, reservation, facts))
         first, rest = seeds[:size], seeds[size:]
         found: Screening = yield from search.screen(lane, candidate, first, reservation, facts)
-        rival = self._rival(first)
+        rival = self.beliefs.rival(first)
         scored = [(seed, score) for seed, score in zip(found.seeds, found.scores, strict=True) if score is not None]
         if not scored or sum(score - rival[seed] for seed, score in scored if seed in rival) < 0:
             return found
         more: Screening = yield from search.screen(lane, candidate, rest, reservation, ())
         return Screening((*found.seeds, *more.seeds), (*found.scores, *more.scores), found.foretold | more.foretold)
 
-    def _rival(self, seeds: Sequence[int]) -> dict[int, float]:
-        """The scores of the best candidate that is known on these seeds."""
-        for name in self.ranked():
-            scores = self.search.evaluations.scores(name, seeds)
-            if len(scores) >= COMMON_SHARE * len(seeds):
-                return scores
-        return {}
-
-    def _take(self, candidate: Candidate, found: Screening) -> None:
-        if found.is_foretold:
-            scores = zip(found.seeds, found.scores, strict=True)
-            told = self._foretold.setdefault(candidate.candidate_id, {})
-            told |= {seed: score for seed, score in scores if score is not None and seed in found.foretold}
-        self.refresh()
-
-    def value_of(self, candidate: Candidate) -> float | None:
-        return self.value(candidate.candidate_id) if candidate.candidate_id in self.measured else None
-
     def _incumbent_facts(self, number: int) -> list[Fact]:
-        search, best = self.search, self.best()
+        search, best = self.search, self.beliefs.best()
         own = self.tried(best)
         if best == self._told_best or own is None:
             return []
         self._told_best = best
         full, done = search.full_score(best), search.evaluations.stats.total_rollouts
         return [
-            events.new_incumbent(search.iteration, number, search.candidates[best], own, full, self.value(best), done)
+            events.new_incumbent(
+                search.iteration, number, search.candidates[best], own, full, self.beliefs.value(best), done
+            )
         ]
 
     # --- full evaluations --------------------------------------------------------------------------------------------
@@ -384,14 +294,14 @@ class Trials:
         """Measure the candidate that the model believes in most on all validation seeds, where that is not known."""
         search = self.search
         self._since_full = 0
-        best = self.best()
+        best = self.beliefs.best()
         seeds = search.full_seeds
         cost = search.evaluations.cost(best, seeds)
-        spent = sum(search.evaluations.cost("", seeds) for _ in self.full)
+        spent = len(self.full) * len(seeds)
         done = search.evaluations.stats.total_rollouts
         if best in self.full or not cost or spent + cost > FULL_SHARE * (done + cost):
             return
-        tokens = search.space.compile(self.choices[best]).tokens
+        tokens = search.space.compile(self.beliefs.choices[best]).tokens
         reservation = Reservation.of(search.budget, cost) if search.spending.affords(tokens, cost) else None
         if reservation is None:
             return
@@ -403,7 +313,7 @@ class Trials:
         )
         reservation.release()
         search.spending.release(f"full {best}")
-        self.refresh()
+        self.beliefs.refresh()
         told: list[Fact] = [events.full_evaluated(search.iteration, number, search.candidates[best], trial)]
         yield Step(facts=[*told, *search.progress()])
 
