@@ -267,11 +267,11 @@ def test_compose_file_follows_its_schema():
     jsonschema.validate(WRITTEN, COMPOSE_SCHEMA)
 
 
-def test_compose_has_a_database_its_migration_two_api_replicas_and_a_worker():
+def test_compose_has_a_database_its_migration_two_api_replicas_and_two_workers():
     commands = {name: service["command"][0] for name, service in OURS.items()}
     assert commands == {"migrate": "migrate", "api": "serve", "worker": "worker"}
     assert SERVICES.keys() - OURS.keys() == {"postgres"}
-    assert SERVICES["api"]["deploy"]["replicas"] == 2
+    assert {name: SERVICES[name]["deploy"]["replicas"] for name in ("api", "worker")} == {"api": 2, "worker": 2}
     assert "--no-worker" in SERVICES["api"]["command"]
 
 
