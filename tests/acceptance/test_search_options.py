@@ -5,10 +5,14 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
 from tests.acceptance.client import JOBS, SYSTEM, USER, Api, Json, config
 from tests.acceptance.faulty_app import FaultyApp, Visit, in_other_words, mark
 from tests.acceptance.faulty_model import HINT, POLICY, REFLECTOR, Asked, FaultyModel, adds_a_hint, says_level
 from tests.acceptance.runs import calls_of
+
+pytestmark = pytest.mark.slow
 
 JUDGE, SMALLER = "judge", "smaller"
 STRICTNESS = 0.5

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from promptjobs.db.models import Base
 from promptjobs.db.session import Database
 from tests.acceptance import faulty_app, faulty_model
@@ -43,6 +45,7 @@ async def repeats_all_it_was_sent(app: FaultyApp, visit: Visit) -> Any:
     return faulty_app.web.Response(status=500, text=page)
 
 
+@pytest.mark.slow
 async def test_no_secret_is_shown_stored_or_logged(
     api: Api, task_app, ports, model: FaultyModel, stored: Database, shared_service: Process
 ):
