@@ -148,6 +148,7 @@ def interceptor(report: Connection, database_url: str, provider_port: int, profi
 
     from promptjobs.clients.http import Outgoing
     from promptjobs.clients.providers import Providers
+    from promptjobs.db.ledger import Ledger
     from promptjobs.db.session import Database
     from promptjobs.interceptor.app import Interceptor
 
@@ -161,12 +162,17 @@ def interceptor(report: Connection, database_url: str, provider_port: int, profi
         await outgoing.open()
         key = SecretStr("test-key")
         providers = Providers({"openai": (f"http://127.0.0.1:{provider_port}/v1", key)})
-        served = Interceptor(Database.open(database_url), outgoing, providers)
+        database = Database.open(database_url)
+        ledger = Ledger(database.connect)
+        keeping = asyncio.create_task(ledger.groups.run())
+        served = Interceptor(database, outgoing, providers, ledger)
         await served.start()
         await send({"type": "lifespan.startup.complete"})
         report.send(listening.getsockname()[1])
         await receive()
         await served.stop()
+        ledger.groups.stop()
+        await keeping
         await outgoing.close()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -343,8 +349,9 @@ def postgres_pids(data_dir: Path) -> list[int]:
     return [pid, *(child.pid for child in server.children(recursive=True))]
 
 
-async def prepare(database_url: str) -> list[str]:
+async def prepare(database_url: str, limited: bool) -> list[str]:
     """The schema, a running job with a candidate, and a token for each connection; returns the tokens' paths."""
+    from promptjobs.core.ledger import Category
     from promptjobs.core.prompt import PromptTemplate, Section
     from promptjobs.db.migrate import migrate
     from promptjobs.db.session import Database
@@ -352,11 +359,15 @@ async def prepare(database_url: str) -> list[str]:
     database = Database.open(database_url)
     await migrate(database)
     connection = await database.connect()
-    config = {"algorithm": "gepa", "policy": {"provider": "openai", "model": "gpt-4o-mini"}, "gepa": {}}
+    caps = {"max_spend_usd": 1e9} if limited else {}
+    config = {"algorithm": "gepa", "policy": {"provider": "openai", "model": "gpt-4o-mini"}, "gepa": caps}
     await connection.execute(
         "INSERT INTO jobs(id, algorithm, status, config_sent, config, epoch, lease_until) "
         "VALUES ('pl_1', 'gepa', 'running', '{}', $1, 1, clock_timestamp() + interval '1 hour')",
         json.dumps(config),
+    )
+    await connection.execute(
+        "INSERT INTO ledger(job_id, category) SELECT 'pl_1', unnest($1::text[])", [*map(str, Category)]
     )
     for n, (name, text) in enumerate((("baseline", BASELINE_TEXT), ("candidate", CANDIDATE_TEXT))):
         template = PromptTemplate((Section("system", "system", text, 0),), {"tools": True})
@@ -392,6 +403,7 @@ def print_table(figures: list[Figure]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each server is measured")
+    parser.add_argument("--limited", action="store_true", help="the job has a cap: every call is reserved first")
     parser.add_argument("--profile", help="write a cProfile of the interceptor's process to this file")
     parser.add_argument("--only", choices=("direct", "interceptor", "bare", "fastapi"), help="measure one server alone")
     options = parser.parse_args()
@@ -405,7 +417,7 @@ def main() -> None:
             figure = measure("direct (the provider's process)", provider_pid, provider_port, ["/v1/x"], options.seconds)
             figures.append(asyncio.run(figure))
         if wanted("interceptor"):
-            figures.append(measure_interceptor(provider_port, options.seconds, options.profile))
+            figures.append(measure_interceptor(provider_port, options.seconds, options.profile, options.limited))
         for name, title, target in OTHERS:
             if wanted(name):
                 with process(target, provider_port) as (pid, port):
@@ -414,15 +426,15 @@ def main() -> None:
     print(json.dumps({"benchmark": "interceptor", "connections": CONNECTIONS, "figures": [asdict(f) for f in figures]}))
 
 
-def measure_interceptor(provider_port: int, seconds: float, profile: str | None) -> Figure:
+def measure_interceptor(provider_port: int, seconds: float, profile: str | None, limited: bool) -> Figure:
     from promptjobs.db import embedded
 
     with tempfile.TemporaryDirectory(prefix="promptjobs-benchmark-") as directory:
         Path(directory).chmod(0o711)
         with embedded.start(Path(directory) / "data") as server:
-            paths = asyncio.run(prepare(server.url))
+            paths = asyncio.run(prepare(server.url, limited))
             with process(interceptor, server.url, provider_port, profile) as (pid, port):
-                name = "interceptor, metered durably"
+                name = "interceptor, reserved, durable" if limited else "interceptor, metered durably"
                 return asyncio.run(measure(name, pid, port, paths, seconds, Path(directory) / "data"))
 
 

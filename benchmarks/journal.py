@@ -39,6 +39,7 @@ from journal_load import (
     InstantWorld,
     answered,
     claimed,
+    connections_of,
     rollout,
     run_of,
     writer_of,
@@ -85,7 +86,7 @@ async def bare_writer(database: Database, data_dir: Path, rows: int, producers: 
     """Producers that put one answer after the other, without a search."""
     claim = await claimed(database)
     postgres = PostgresCpu(data_dir)
-    writer = writer_of(database, claim)
+    writer = writer_of(connections_of(database), claim)
     running = asyncio.create_task(writer.run())
     await writer.put_answer(answered(rollout(rows)))
     waits: list[float] = []

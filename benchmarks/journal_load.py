@@ -24,7 +24,8 @@ from promptjobs.core.lanes import Cause, Lane
 from promptjobs.core.optimizer import Adopted
 from promptjobs.core.prompt import Message
 from promptjobs.core.trial import Phase, Trial
-from promptjobs.db.journal import AnswerRecord, Group, TokenRecord, TurnRecord, body_text
+from promptjobs.db.connections import Connections
+from promptjobs.db.journal import AnswerRecord, Group, TokenRecord, TurnRecord, body_text, open_session
 from promptjobs.db.leases import Claim, claim_next
 from promptjobs.db.session import Database
 from promptjobs.jobs.runner import Run
@@ -157,15 +158,20 @@ async def claimed(database: Database, job_id: str | None = None) -> Claim:
     return claim
 
 
-def writer_of(database: Database, claim: Claim, next_n: int = 0) -> Writer:
-    return Writer(database.connect, claim.job_id, claim.epoch, claim.last_group, next_n)
+def connections_of(database: Database) -> Connections:
+    return Connections(database.connect, 8, open_session)
+
+
+def writer_of(connections: Connections, claim: Claim, next_n: int = 0) -> Writer:
+    return Writer(connections, claim.job_id, claim.epoch, claim.last_group, next_n)
 
 
 def run_of(database: Database, claim: Claim, world: InstantWorld, answers: int) -> Run:
+    connections = connections_of(database)
     return Run(
         job_id=claim.job_id,
-        connect=database.connect,
-        make_writer=lambda next_n: writer_of(database, claim, next_n),
+        connections=connections,
+        make_writer=lambda next_n: writer_of(connections, claim, next_n),
         world=world,
         make_optimizer=lambda: Flood(answers),
         rng_seed=7,

@@ -24,8 +24,9 @@ from sqlalchemy import text
 
 from promptjobs.api.app import JOBS_PATH, create_app
 from promptjobs.clients.providers import Providers
-from promptjobs.db import embedded, events, jobs
-from promptjobs.db.jobs import JobStatus, NewJob
+from promptjobs.db import embedded, events, job_commands
+from promptjobs.db.job_commands import NewJob
+from promptjobs.db.jobs import JobStatus
 from promptjobs.db.migrate import migrate
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import writing
@@ -128,7 +129,7 @@ async def with_the_service(url: str, count: int, steady: int, burst: int) -> dic
     await migrate(database)
     job_id = f"pl_{uuid.uuid4().hex}"
     async with writing(database) as connection:
-        await jobs.create(
+        await job_commands.create(
             connection, NewJob(job_id, "gepa", JobStatus.QUEUED, "{}", "{}", "[]", "{}", None, "Created", "{}")
         )
 

@@ -15,7 +15,7 @@ from gepa.core.adapter import EvaluationBatch
 from gepa.strategies.proposal_sampling import PxNSampling
 
 from common import Machine, machine, postgres_server, postgres_version, print_json, print_table, schema
-from journal_load import claimed, writer_of
+from journal_load import claimed, connections_of, writer_of
 from promptjobs.core.asks import DESCRIPTION, Ask, CandidateFact, Completion, Fact
 from promptjobs.core.config import JobConfig
 from promptjobs.core.optimizers import optimizer_of
@@ -76,11 +76,11 @@ class SleepingWorld:
 
 
 async def ours(database: Database, config: JobConfig, world: SleepingWorld, slots: int = SLOTS) -> dict[str, float]:
-    claim, task = await claimed(database), world.task
+    claim, task, connections = await claimed(database), world.task, connections_of(database)
     run = JobRun(
         job_id=claim.job_id,
-        connect=database.connect,
-        make_writer=lambda next_n: writer_of(database, claim, next_n),
+        connections=connections,
+        make_writer=lambda next_n: writer_of(connections, claim, next_n),
         world=world,
         make_optimizer=lambda: optimizer_of(config),
         rng_seed=config.search.rng_seed,

@@ -72,6 +72,18 @@ class BudgetExceededError(InvalidRequest):
         self.limit, self.needed = limit, needed
 
 
+class UnpricedModel(InvalidRequest):
+    """A model of the job has no known price, and a limit in USD needs one; `why` says which limit."""
+
+    code = "unpriced_model"
+
+    def __init__(self, provider: str, model: str, field: str, why: str) -> None:
+        super().__init__(
+            f"the price of {provider}/{model} is not known, and {why}: give one in prompt_learning.prices", field
+        )
+        self.provider, self.model, self.why = provider, model, why
+
+
 class MalformedJson(PromptjobsError):
     """The request's body is not JSON."""
 
@@ -127,6 +139,17 @@ class JobConflict(PromptjobsError):
     def __init__(self, job_id: str, status: str, wanted: str) -> None:
         super().__init__(f"job {job_id!r} is {status}: it cannot {wanted}")
         self.job_id, self.job_status, self.wanted = job_id, status, wanted
+
+
+class BalanceEmpty(PromptjobsError):
+    """Nothing is left of what the organisation may spend: none of its jobs is started or goes on. usd: at most 0."""
+
+    status = 402
+    code = "balance_empty"
+
+    def __init__(self, organisation: str, usd: float) -> None:
+        super().__init__(f"organisation {organisation!r} has {usd:g} USD left: no job can be started")
+        self.organisation, self.usd = organisation, usd
 
 
 # --- the prompt --------------------------------------------------------------------------------------------------
@@ -367,6 +390,17 @@ class JobFailed(PromptjobsError):
     code = "job_failed"
 
 
+class BudgetExhausted(PromptjobsError):
+    """A cap does not hold the next call, which is not made. cap: a finish reason; words: what is taken and wanted."""
+
+    status = 402
+    code = "budget_exhausted"
+
+    def __init__(self, cap: str, words: str) -> None:
+        super().__init__(f"{cap}: {words}")
+        self.cap, self.words = cap, words
+
+
 # --- the interceptor: calls by task apps ---------------------------------------------------------------------------
 
 
@@ -428,6 +462,17 @@ class MethodNotAllowed(CallRefused):
     def __init__(self, method: str, allowed: str) -> None:
         super().__init__(f"the method must be {allowed}, got {method}")
         self.method, self.allowed = method, allowed
+
+
+class CallBudgetExhausted(CallRefused):
+    """A cap of the call's job, or its organisation's balance, does not hold the call. Facts as in BudgetExhausted."""
+
+    status = 402
+    code = "budget_exhausted"
+
+    def __init__(self, cap: str, words: str) -> None:
+        super().__init__(f"{cap}: {words}")
+        self.cap, self.words = cap, words
 
 
 class TokenUnknown(CallRefused):

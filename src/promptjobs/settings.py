@@ -51,6 +51,12 @@ class Settings(BaseSettings):
         description="host:port pairs that may be dialled although they are loopback or private, separated by commas",
     )
     worker_jobs: int = Field(default=8, ge=1, le=1000, description="jobs that one worker runs at a time")
+    database_connections: int = Field(
+        default=8,
+        ge=1,
+        le=100,
+        description="connections that the running jobs of one process share; the service itself needs up to 30 more",
+    )
     lease_seconds: float = Field(default=30.0, gt=0)
     outage_seconds: float = Field(default=120.0, ge=0, description="how long asks wait for a world that is down")
     rollout_timeout_seconds: float = Field(default=300.0, gt=0)

@@ -95,6 +95,12 @@ class Api:
         assert response.status_code == 200, response.text
         return response.json()
 
+    async def read_list(self, **query: Any) -> list[Json]:
+        response = await self.http.get(JOBS, params=query)
+        assert response.status_code == 200, response.text
+        found: list[Json] = response.json()
+        return found
+
     async def cancel(self, job_id: str, reason: str | None = None) -> Json:
         response = await self.http.post(f"{JOBS}/{job_id}/cancel", json={"reason": reason} if reason else {})
         assert response.status_code == 200, response.text

@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 
 from tests.acceptance.client import SYSTEM, USER
+from tests.acceptance.hostile import Hostility
 
 Json = dict[str, Any]
 
@@ -284,6 +285,16 @@ def scores(literal: str) -> Fault:
     return send
 
 
+def is_hostile(hostility: Hostility) -> Fault:
+    """An honest rollout with a reply that is a trap."""
+
+    async def send(app: FaultyApp, visit: Visit) -> web.StreamResponse:
+        await app.talk(app, visit)
+        return await hostility(visit.request)
+
+    return send
+
+
 def of_another_seed(by: int) -> Fault:
     """A reply that says it is for another seed."""
 
@@ -309,6 +320,7 @@ def talks(talk: Talk) -> Fault:
 
 NO_SCORES: Mapping[str, str] = {
     "NaN": "NaN",
+    "Infinity": "Infinity",
     "1e999": "1e999",
     '"high"': "'high'",
     "null": "None",

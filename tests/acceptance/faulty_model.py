@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -10,6 +11,8 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+
+from tests.acceptance.hostile import Hostility
 
 POLICY, REFLECTOR = "policy", "reflector"
 FENCE = re.compile(r"^(`{3,})\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
@@ -20,10 +23,11 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as it came in."""
+    """One request as it came in. at: when, in seconds of the machine's clock, which is also the database's."""
 
     request: web.Request
     body: Json
+    at: float = field(default_factory=time.time)
 
     @property
     def messages(self) -> list[Json]:
@@ -64,11 +68,27 @@ class FaultyModel:
     faults: dict[str, Iterator[Fault]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._gates: dict[str, asyncio.Event] = {}
+
     def fail(self, model: str, faults: Iterable[Fault]) -> None:
         self.faults[model] = iter(faults)
 
+    def close_gate(self, model: str) -> None:
+        """From now on requests to this model wait before they are answered."""
+        self._gates[model] = asyncio.Event()
+
+    def open_gate(self, model: str) -> None:
+        self._gates.pop(model).set()
+
     def of(self, model: str) -> list[Asked]:
         return [asked for asked in self.asked if asked.body["model"] == model]
+
+    async def was_asked(self, model: str, count: int = 1, seconds: float = 60.0) -> None:
+        """Return as soon as so many requests to this model have come in."""
+        async with asyncio.timeout(seconds), self._changed:
+            await self._changed.wait_for(lambda: len(self.of(model)) >= count)
 
     def repeated(self) -> int:
         """How many requests were made again although they had been made before: the same words to the same model."""
@@ -80,12 +100,21 @@ class FaultyModel:
     def app(self) -> web.Application:
         app = web.Application(client_max_size=2**24)
         app.router.add_post("/v1/chat/completions", self._complete)
+        app.on_shutdown.append(self._release)
         return app
+
+    async def _release(self, _: web.Application) -> None:
+        for model in list(self._gates):
+            self.open_gate(model)
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         asked = Asked(request, orjson.loads(await request.read()))
-        self.asked.append(asked)
+        async with self._changed:
+            self.asked.append(asked)
+            self._changed.notify_all()
         model = asked.body["model"]
+        if model in self._gates:
+            await self._gates[model].wait()
         fault = next(self.faults.get(model, iter(())), None)
         if fault is not None:
             return await fault(asked)
@@ -143,6 +172,13 @@ def sends(body: bytes, content_type: str = "application/json") -> Fault:
         return web.Response(body=body, content_type=content_type)
 
     return send
+
+
+def is_hostile(hostility: Hostility) -> Fault:
+    async def reply(asked: Asked) -> web.StreamResponse:
+        return await hostility(asked.request)
+
+    return reply
 
 
 async def repeats_its_key(asked: Asked) -> web.StreamResponse:

@@ -20,7 +20,7 @@ FIXED = {"gepa.turn_order": "fixed"}
 SLOTS, LANES = 8, 4
 """Of the small job."""
 
-REPEATABLE = frozenset({"metered_calls", "metered_cost_usd", "abandoned_rollouts", "total_time_seconds"})
+REPEATABLE = frozenset({"metered_calls", "metered_cost_usd", "abandoned_rollouts", "total_time_seconds", "spend"})
 """Counters of what was paid rather than of what was found."""
 
 

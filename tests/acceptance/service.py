@@ -8,12 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
+
+from promptjobs.db import embedded
 
 SERVE = (sys.executable, "-m", "promptjobs", "serve", "--port", "0", "--json")
 WORK = (sys.executable, "-m", "promptjobs", "worker", "--json")
@@ -137,6 +140,31 @@ def launch(command: tuple[str, ...], variables: Mapping[str, str], log: Path) ->
         raise
 
 
+@dataclass(frozen=True)
+class KillablePostgres:
+    """A server of one's own. Its processes die with the postmaster, whatever they are doing."""
+
+    data_dir: Path
+    url: str
+
+    def kill(self) -> None:
+        pid = (self.data_dir / "cluster" / "postmaster.pid").read_text().split()[0]
+        os.kill(int(pid), signal.SIGKILL)
+
+    def start(self) -> None:
+        """Return when it answers again. Whoever opened it still uses it, so it lives on."""
+        embedded.start(self.data_dir).stop()
+
+
+@contextmanager
+def killable_postgres() -> Iterator[KillablePostgres]:
+    """Until the end, in a temporary folder. A service whose data_dir is its parent takes it for its embedded server."""
+    with tempfile.TemporaryDirectory(prefix="promptjobs-postgres-") as folder:
+        Path(folder).chmod(0o711)  # the server's own user has to pass through when the tests run as root
+        with embedded.start(Path(folder) / "postgres") as user:
+            yield KillablePostgres(user.server.data_dir, user.url)
+
+
 def end(popen: "subprocess.Popen[bytes]") -> None:
     popen.kill()
     popen.wait(END_SECONDS)
@@ -152,12 +180,12 @@ class Processes:
         self._started: list[Process] = []
 
     async def serve(self, *options: str, **more: object) -> Process:
-        return await self._start((*SERVE, *options), more)
+        return await self.start((*SERVE, *options), **more)
 
     async def work(self, **more: object) -> Process:
-        return await self._start(WORK, more)
+        return await self.start(WORK, **more)
 
-    async def _start(self, command: tuple[str, ...], more: Mapping[str, object]) -> Process:
+    async def start(self, command: tuple[str, ...], **more: object) -> Process:
         variables = {**self._variables, **{f"PROMPTJOBS_{name.upper()}": str(value) for name, value in more.items()}}
         log = self._folder / f"process-{len(self._started)}.log"
         process = await asyncio.to_thread(launch, command, variables, log)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 import httpx
@@ -13,7 +14,7 @@ from promptjobs.demo.model_server import POLICY_MODEL, create_model_app
 from promptjobs.demo.task_app import create_task_app
 from tests.acceptance.client import Api, config
 from tests.acceptance.faulty_app import FaultyApp
-from tests.acceptance.faulty_model import FaultyModel
+from tests.acceptance.faulty_model import REFLECTOR, FaultyModel
 from tests.acceptance.finished_job import CHANGES
 from tests.acceptance.runs import (
     FIXED,
@@ -52,6 +53,48 @@ async def test_a_killed_service_goes_on_where_it_was_and_finds_the_same(
     moment = random.randint(1, 100)
     print(f"killed at rollout {moment}")
     await run.app.visited(moment)
+    await run.kill()
+    async with Api.at(run.service.url) as api:
+        await assert_whole(api, database, run.job_id)
+        assert await found_by(api, run.job_id) == undisturbed
+    await run.assert_nothing_recorded_was_asked_again()
+
+
+async def right_after_its_post(_: Killing) -> None:
+    """Nothing is awaited: the job was accepted a moment ago."""
+
+
+async def in_its_first_rollout(run: Killing) -> None:
+    await run.app.visited(1)
+
+
+async def in_a_proposal(run: Killing) -> None:
+    await run.model.was_asked(REFLECTOR)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [right_after_its_post, in_its_first_rollout, in_a_proposal])
+async def test_a_service_that_is_killed_while_the_world_keeps_it_waiting_finds_the_same(
+    processes: Processes,
+    database: Database,
+    task_app,
+    ports,
+    model: FaultyModel,
+    undisturbed: Found,
+    moment: Callable[[Killing], Awaitable[None]],
+):
+    app: FaultyApp = await task_app()
+    if moment is in_a_proposal:
+        model.close_gate(REFLECTOR)
+    else:
+        app.close_gate()
+    run = await a_running_job(processes, database, app, model, ports)
+    await moment(run)
+    run.service.kill()
+    if moment is in_a_proposal:
+        model.open_gate(REFLECTOR)
+    else:
+        app.open_gate()
     await run.kill()
     async with Api.at(run.service.url) as api:
         await assert_whole(api, database, run.job_id)

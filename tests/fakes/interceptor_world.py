@@ -20,10 +20,13 @@ from pydantic import SecretStr
 
 from promptjobs.clients.http import Outgoing
 from promptjobs.clients.providers import Providers
+from promptjobs.core.ledger import Category
 from promptjobs.core.prompt import PromptTemplate, Section
 from promptjobs.db.calls import CallRecord, calls_of
+from promptjobs.db.ledger import Ledger, Spending, read_spending
 from promptjobs.db.session import Database
 from promptjobs.interceptor.app import Interceptor
+from tests.fakes.ledgers import running_ledger
 
 PROVIDER_KEY = "sk-test-0123456789abcdef0123456789abcdef"
 BASELINE = PromptTemplate((Section("system", "system", "Answer {topic} questions.", 0),), {"topic": True})
@@ -146,20 +149,27 @@ class World:
     database: Database
     connection: asyncpg.Connection
     home: asyncpg.Connection
+    ledger: Ledger
     interceptor: Interceptor
     upstream: Upstream
     url: str
     clock: Clock
     http: aiohttp.ClientSession
 
-    async def token(self, candidate_id: str = "candidate", job_id: str = "pl_1", lifetime: str = "1 hour") -> Token:
+    async def token(
+        self,
+        candidate_id: str = "candidate",
+        job_id: str = "pl_1",
+        lifetime: str = "1 hour",
+        phase: str = "optimization",
+    ) -> Token:
         """A token in the database, of which the interceptor has not been told."""
         token = Token(secrets.token_urlsafe(24))
         await self.connection.execute(
             "INSERT INTO tokens(digest, job_id, key, candidate_id, seed, phase, attempt, epoch, expires_at) "
-            "SELECT $1, $2, $3, $4, 7, 'optimization', 1, epoch, clock_timestamp() + $5::text::interval "
+            "SELECT $1, $2, $3, $4, 7, $6, 1, epoch, clock_timestamp() + $5::text::interval "
             "FROM jobs WHERE id = $2",
-            token.digest, job_id, b"k" * 16, candidate_id, lifetime,
+            token.digest, job_id, b"k" * 16, candidate_id, lifetime, phase,
         )  # fmt: skip
         return token
 
@@ -197,7 +207,7 @@ class World:
         """No connection to the database survives, and none can be made, until `open_database`."""
         await self.home.execute(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS false")
         await self.home.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", self.name)
-        groups = (self.interceptor.meter.groups, self.interceptor.grants.groups)
+        groups = (self.interceptor.meter.groups, self.interceptor.grants.groups, self.ledger.groups)
         await until(lambda: not any(group.is_up for group in groups))
 
     async def open_database(self) -> None:
@@ -208,6 +218,9 @@ class World:
     def name(self) -> str:
         """The name of the database."""
         return str(self.database.engine.url.database)
+
+    async def spending(self, job_id: str = "pl_1") -> Spending:
+        return await read_spending(self.connection, job_id)
 
     async def calls(self, token: Token) -> list[CallRecord]:
         return (await calls_of(self.connection, [token.digest]))[token.digest]
@@ -220,15 +233,25 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
             await asyncio.sleep(0)
 
 
-async def make_job(connection: asyncpg.Connection, job_id: str = "pl_1", **policy: Any) -> None:
+async def make_job(
+    connection: asyncpg.Connection,
+    job_id: str = "pl_1",
+    *,
+    search: Mapping[str, Any] | None = None,
+    organisation: str = "default",
+    **policy: Any,
+) -> None:
     """A running job: candidates `baseline`, `candidate`, and `probe`, which has no prompt."""
     job_policy = {"provider": "openai", "model": "gpt-4o-mini", "temperature": 0.25, **policy}
-    config = {"algorithm": "gepa", "policy": job_policy, "gepa": {"modules": []}}
+    config = {"algorithm": "gepa", "policy": job_policy, "gepa": {"modules": [], **(search or {})}}
     await connection.execute(
-        "INSERT INTO jobs(id, algorithm, status, config_sent, config, epoch, lease_until) "
-        "VALUES ($1, 'gepa', 'running', '{}', $2, 1, clock_timestamp() + interval '1 hour')",
-        job_id, orjson.dumps(config).decode(),
+        "INSERT INTO jobs(id, organisation, algorithm, status, config_sent, config, epoch, lease_until) "
+        "VALUES ($1, $2, 'gepa', 'running', '{}', $3, 1, clock_timestamp() + interval '1 hour')",
+        job_id, organisation, orjson.dumps(config).decode(),
     )  # fmt: skip
+    await connection.execute(
+        "INSERT INTO ledger(job_id, category) SELECT $1, unnest($2::text[])", job_id, [*map(str, Category)]
+    )
     candidates = [("baseline", BASELINE, "baseline"), ("candidate", CANDIDATE, "baseline"), ("probe", None, None)]
     for n, (candidate_id, prompt, baseline_id) in enumerate(candidates):
         text = None if prompt is None else orjson.dumps(prompt.to_json()).decode()
@@ -255,16 +278,21 @@ async def served(app: Any) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def running_world(
-    database: Database, *, more: Mapping[str, tuple[str, SecretStr | None]] | None = None, **options: Any
+    database: Database,
+    *,
+    more: Mapping[str, tuple[str, SecretStr | None]] | None = None,
+    search: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> AsyncIterator[World]:
     """A world that lives until the end of the block.
 
-    more: providers beside its own. options: of the interceptor. Its clock is the world's, which stands still.
+    more: providers beside its own. search: of the job's config. options: of the interceptor. Its clock is the world's,
+    which stands still.
     """
     clock = Clock()
     async with AsyncExitStack() as stack:
         connection = await database.connect()
-        await make_job(connection)
+        await make_job(connection, search=search)
         # Another database on the same server, for what cannot be done from within.
         dsn = database.engine.url.set(database="promptjobs", drivername="postgresql").render_as_string(False)
         home = await asyncpg.connect(dsn)
@@ -281,12 +309,13 @@ async def running_world(
                 **(more or {}),
             }
         )
-        interceptor = Interceptor(database, outgoing, providers, clock=clock, **options)
+        ledger = await stack.enter_async_context(running_ledger(database.connect))
+        interceptor = Interceptor(database, outgoing, providers, ledger, clock=clock, **options)
         await interceptor.start()
         stack.push_async_callback(interceptor.stop)
         url = await stack.enter_async_context(served(interceptor))
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        world = World(database, connection, home, interceptor, upstream, url, clock, http)
+        world = World(database, connection, home, ledger, interceptor, upstream, url, clock, http)
         try:
             yield world
         finally:

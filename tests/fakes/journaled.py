@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptjobs.core.optimizer import Optimizer
-from promptjobs.db.leases import Claim, claim_next
+from promptjobs.db.connections import Connections
+from promptjobs.db.journal import open_session
+from promptjobs.db.leases import Claim, claim_next, reap
 from promptjobs.db.session import Database
 from promptjobs.jobs.runner import Run, World
 from promptjobs.jobs.writer import Writer
@@ -36,6 +38,7 @@ class Journaled:
     turn_order: str = "arrival"
     slots: int = 16
     rng_seed: int = 7
+    shared: Connections | None = None
     last: Run | None = None
     before_run: Callable[[Run], None] | None = None
 
@@ -45,6 +48,7 @@ class Journaled:
             await connection.execute(
                 "UPDATE jobs SET lease_until = clock_timestamp() - interval '1 second' WHERE id = $1", self.job_id
             )
+            await reap(connection)
             # Longer than any test: a finished run stays "running" here, and must not be due before this job.
             claim = await claim_next(connection, "test-worker", 3_600.0)
         finally:
@@ -55,10 +59,11 @@ class Journaled:
 
     async def run(self, world: World, claim: Claim | None = None) -> Any:
         held = claim or await self.claim()
+        connections = self.shared or Connections(self.database.connect, 2, open_session)
         run = Run(
             job_id=self.job_id,
-            connect=self.database.connect,
-            make_writer=lambda n: Writer(self.database.connect, self.job_id, held.epoch, held.last_group, n),
+            connections=connections,
+            make_writer=lambda n: Writer(connections, self.job_id, held.epoch, held.last_group, n),
             world=world,
             make_optimizer=self.make_optimizer,
             rng_seed=self.rng_seed,
@@ -68,7 +73,11 @@ class Journaled:
         self.last = run
         if self.before_run:
             self.before_run(run)
-        return await run.run()
+        try:
+            return await run.run()
+        finally:
+            if self.shared is None:
+                connections.close()
 
     async def run_until_killed(self, world: World) -> bool:
         """Whether it was killed; else it has ended."""

@@ -205,5 +205,6 @@ async def publish(job: RunningJob, status: str = "succeeded") -> str:
                 finish_reason="budget",
             )
         )
-        await events.append(connection, job.job_id, f"prompt.learning.gepa.{outcome}", "The end", {"best_score": 0.7})
+        end = {"best_score": 0.7, "best_prompt_messages": PAYLOAD["best_prompt_messages"]}
+        await events.append(connection, job.job_id, f"prompt.learning.gepa.{outcome}", "The end", end)
     return snapshot_id

@@ -17,8 +17,9 @@ import asyncpg
 from promptjobs.core.asks import Answer, Ask, Completion, CompletionBody, Fact, Rollout, RolloutBody
 from promptjobs.core.optimizer import Optimizer
 from promptjobs.core.prompt import Message
-from promptjobs.db.journal import AnswerRecord, TokenRecord, body_text
-from promptjobs.db.leases import Claim, claim_next, heartbeat
+from promptjobs.db.connections import Connections
+from promptjobs.db.journal import AnswerRecord, TokenRecord, body_text, open_session
+from promptjobs.db.leases import Claim, claim_next, heartbeat, reap
 from promptjobs.db.session import Database
 from promptjobs.errors import LeaseLost
 from promptjobs.jobs.lease import Lease, boot_seconds
@@ -93,6 +94,7 @@ async def claimed(database: Database, job_id: str, lease_seconds: float) -> tupl
     connection = await database.connect()
     try:
         for _ in range(CLAIM_ATTEMPTS):
+            await reap(connection)
             asked_at = boot_seconds()
             claim = await claim_next(connection, str(os.getpid()), lease_seconds)
             if claim is not None:
@@ -147,10 +149,11 @@ async def main(url: str, job_id: str, socket: str, lease_seconds: float) -> None
     config = json.loads(claim.config)
     world = RemoteWorld(lease)
     await world.connect(socket)
+    connections = Connections(database.connect, 2, open_session)
     run = Run(
         job_id=job_id,
-        connect=database.connect,
-        make_writer=lambda n: Writer(database.connect, job_id, claim.epoch, claim.last_group, n),
+        connections=connections,
+        make_writer=lambda n: Writer(connections, job_id, claim.epoch, claim.last_group, n),
         world=world,
         make_optimizer=lambda: search_of(config),
         rng_seed=7,

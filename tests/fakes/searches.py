@@ -87,7 +87,7 @@ class Toy:
 
     def closing(self, lane: Lane, cause: Cause | None) -> Steps:
         best = sorted(self.members, key=lambda c: (-self.mean(c), c))[:2]
-        if cause is not Cause.CANCEL:
+        if cause not in (Cause.CANCEL, Cause.SPENT):
             for candidate_id in best:
                 yield from self.score(candidate_id, VALIDATION, Phase.VALIDATION)
         result = {

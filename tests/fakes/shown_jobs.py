@@ -23,13 +23,27 @@ def measured(n: int, *, low: float = 0.1, high: float = 0.5) -> dict[str, Any]:
     }
 
 
+SPEND = {
+    "usd": 0.0123,
+    "tokens": 390_000,
+    "calls": 1170,
+    "unpriced_calls": 0,
+    "held_usd": 0.0,
+    "held_tokens": 0,
+    "unsettled_usd": 0.0,
+    "unsettled_tokens": 0,
+    "categories": {"policy": {"usd": 0.01}, "proposal": {"usd": 0.0023}, "judge": {"usd": 0.0}},
+    "caps": {"total_usd": 0.05, "rollout_usd": None, "proposal_usd": None, "tokens": None},
+}
+
 STATS = {
     "total_rollouts": 1141,
     "bootstrap_rollouts_executed": 0,
     "optimization_rollouts_executed": 701,
     "validation_rollouts_executed": 240,
     "test_rollouts_executed": 200,
-    "failed_rollouts": 2,
+    "failed_rollouts": 7,
+    "failures": {"provider": 5, "task_app": 2, "parse": 0, "prompt": 0, "judge": 0},
     "reused_rollouts": 19,
     "trials_tried": 15,
     "transformations_evaluated": 12,
@@ -38,6 +52,7 @@ STATS = {
     "rollout_tokens_used": 368_180,
     "mutation_tokens_used": 17_593,
     "total_cost_usd": None,
+    "finish_detail": None,
     "total_time_seconds": 6.9,
 }
 
@@ -60,6 +75,7 @@ def job(**changes: Any) -> dict[str, Any]:
         "best_snapshot_id": "snap_1",
         "best_snapshot": snapshot,
         "best_score": 0.55,
+        "best_score_seeds": 60,
         "best_prompt_messages": MESSAGES,
         "warnings": [],
         "metadata": {"stats": STATS},

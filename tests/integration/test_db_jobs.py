@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from promptjobs.db import events, jobs
 from promptjobs.db.jobs import JobFilter, JobStatus
-from promptjobs.db.leases import claim_next, release
+from promptjobs.db.leases import claim_next, park
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import reading, writing
 from promptjobs.errors import DatabaseUnavailable, InvalidRequest, JobConflict, JobNotFound
@@ -138,7 +138,7 @@ async def test_a_job_that_was_handed_over_is_left_to_its_next_worker(database: D
     """It has results, which only a worker can publish."""
     job = await searched_job(database)
     connection = await database.connect()
-    await release(connection, [job.job_id], "worker-1")
+    assert await park(connection, "worker-1", {job.job_id: job.epoch}) == {job.job_id: JobStatus.QUEUED}
     row = await job_service(database).cancel(job.job_id)
     assert row.status is JobStatus.QUEUED
     claim = await claim_next(connection, "worker-2", 60.0)

@@ -34,6 +34,7 @@ from promptjobs.jobs.lease import Lease, boot_seconds
 from promptjobs.jobs.world import JobWorld
 from tests.fakes.config_bodies import body
 from tests.fakes.journaled import Journaled, new_job
+from tests.fakes.ledgers import unused_ledger
 
 KEY = "env-key-0123456789abcdef"
 SDK_INFO = {"taskset": {"id": "banking77", "description": "Classify the intent.", "labels": ["card_arrival", "atm"]}}
@@ -99,6 +100,9 @@ def world_of(task_app: TaskApp, outgoing: Outgoing, job_id: str = "pl_1") -> Job
         url="http://127.0.0.1:1",
         rollout_timeout_seconds=20.0,
         outage_seconds=0.0,
+        ledger=unused_ledger(),
+        organisation="default",
+        has_balance=False,
     )
 
 

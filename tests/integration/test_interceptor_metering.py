@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import openai
@@ -12,9 +11,11 @@ from aiohttp import web
 
 from promptjobs.clients.http import Outgoing
 from promptjobs.clients.providers import Providers
+from promptjobs.core.ledger import Category
 from promptjobs.db.session import Database
 from promptjobs.errors import DatabaseUnavailable
 from promptjobs.interceptor.app import Interceptor
+from tests.fakes.cutter import through_cutter
 from tests.fakes.interceptor_world import (
     DONE,
     MESSAGES,
@@ -105,7 +106,7 @@ async def test_interceptor_does_not_start_without_the_database(database: Databas
     async with running_world(database, patience_seconds=0.1) as world:
         await world.shut_database()
         async with Outgoing() as outgoing:
-            other = Interceptor(database, outgoing, Providers({}), patience_seconds=0.1)
+            other = Interceptor(database, outgoing, Providers({}), world.ledger, patience_seconds=0.1)
             with pytest.raises(DatabaseUnavailable):
                 await other.start()
         await world.open_database()
@@ -178,58 +179,13 @@ async def test_calls_under_way_are_recorded_when_the_interceptor_stops(database:
         assert len(world.upstream.bodies) == 1
 
 
-class Cutter:
-    """Stands between the interceptor and Postgres; `cut` loses the next reply, whose statement was carried out."""
-
-    def __init__(self, server: Path) -> None:
-        self.server = server
-        self.cut = False
-        self.lost = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        their_reader, their_writer = await asyncio.open_unix_connection(self.server)
-        sending = asyncio.create_task(self.pump(reader, their_writer))
-        try:
-            while data := await their_reader.read(2**16):
-                if self.cut and b"INSERT" in data:
-                    self.cut, self.lost = False, self.lost + 1
-                    break
-                writer.write(data)
-                await writer.drain()
-        finally:
-            writer.close()
-            their_writer.close()
-            await sending
-
-    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(2**16):
-                writer.write(data)
-                await writer.drain()
-        except ConnectionError:
-            pass
-
-
-@asynccontextmanager
-async def through_cutter(database: Database, directory: Path) -> AsyncIterator[tuple[Database, Cutter]]:
-    """The same database, reached through a Cutter."""
-    url = database.engine.url
-    cutter = Cutter(Path(str(url.query["host"])) / ".s.PGSQL.5432")
-    server = await asyncio.start_unix_server(cutter.serve, directory / ".s.PGSQL.5432")
-    cut = Database.open(url.update_query_dict({"host": str(directory)}).render_as_string(False))
-    try:
-        yield cut, cutter
-    finally:
-        server.close()
-        await server.wait_closed()
-        await cut.close()
-
-
 async def test_statement_of_unknown_outcome_records_once(database: Database, tmp_path: Path) -> None:
     async with through_cutter(database, tmp_path) as (cut, cutter), running_world(cut) as world:
         token = await world.token()
         await world.post(token)
-        cutter.cut = True
+        cutter.cut_at = b"SELECT 1"
         assert (await world.post(token))[0] == 200
         assert cutter.lost == 1
         assert len(await world.calls(token)) == 2
+        spending = await world.spending()
+        assert (spending.calls[Category.POLICY], spending.accounts[Category.POLICY].settled.tokens) == (2, 220)

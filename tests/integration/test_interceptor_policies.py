@@ -1,6 +1,7 @@
 """Modules with models of their own: what each call is sent to, with which parameters, and at which price."""
 
 from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
 from typing import Any
 
 import aiohttp
@@ -10,6 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 
+from promptjobs.clients import pricing
 from promptjobs.clients.http import Outgoing
 from promptjobs.clients.llm import Llm
 from promptjobs.clients.providers import Providers
@@ -18,6 +20,7 @@ from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import CandidateFact, Rollout, RolloutBody, Tier, digest
 from promptjobs.core.config import GepaJobConfig, PolicyConfig, Price, resolve
 from promptjobs.core.config_sections import ProxyModelsConfig
+from promptjobs.core.ledger import Caps
 from promptjobs.core.pipeline import calls_by_module
 from promptjobs.core.policies import policy_digest
 from promptjobs.core.prompt import render
@@ -30,6 +33,7 @@ from promptjobs.jobs.lease import Lease, boot_seconds
 from promptjobs.jobs.world import JobWorld
 from tests.fakes.config_bodies import body
 from tests.fakes.interceptor_world import Token, Upstream, World, running_upstream, running_world, streams
+from tests.fakes.ledgers import unused_ledger
 from tests.fakes.programs import MODULES, PROGRAM
 
 BETTER = PROGRAM.with_text({"plan/system_0": "Plan well: {task}!", "solve/system_0": "Solve\nwell."})
@@ -64,6 +68,7 @@ def config(**policies: PolicyConfig) -> GepaJobConfig:
 
 
 TWO = config(solve=SOLVER)
+OWNER: dict[str, Any] = {"organisation": "acme", "has_balance": True}
 
 
 @pytest.fixture
@@ -100,7 +105,7 @@ async def token_of(world: World, tier: Tier, *, admitted: bool) -> Token:
             phase=Phase.OPTIMIZATION,
             attempt=1,
             epoch=1,
-            terms=Terms.of(TWO, tier),
+            terms=Terms.of(TWO, tier, organisation="default", has_balance=False),
             seconds_left=100.0,
         )
     return token
@@ -240,6 +245,9 @@ async def test_a_rollout_costs_what_its_modules_cost_and_keeps_what_each_of_them
             url=world.url,
             rollout_timeout_seconds=20.0,
             outage_seconds=0.0,
+            ledger=unused_ledger(),
+            organisation="default",
+            has_balance=False,
         )
         base = Candidate("baseline", 0, PROGRAM, "baseline")
         job.observe([CandidateFact(base), CandidateFact(Candidate("candidate", 1, BETTER, "baseline"))])
@@ -269,14 +277,36 @@ def by_a_newer_version(stored: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("changed", [lambda stored: stored, as_mipro, by_a_newer_version])
 def test_what_is_read_from_the_database_is_what_a_worker_tells(changed: Callable[[Any], Any], tier: Tier) -> None:
     text = orjson.dumps(changed(orjson.loads(TWO.model_dump_json()))).decode()
-    assert Terms.stored(text, tier) == Terms.of(TWO, tier)
+    assert Terms.stored(text, tier, **OWNER) == Terms.of(TWO, tier, **OWNER)
+
+
+@pytest.mark.parametrize("tier", Tier)
+def test_caps_and_prices_are_read_from_the_database_as_a_worker_tells_them(tier: Tier) -> None:
+    prices = {
+        "groq/llama-3.1-8b-instant": Price(input_usd_per_million=1.0, output_usd_per_million=2.0),
+        "groq/llama-3.3-70b-versatile": Price(input_usd_per_million=7.0, output_usd_per_million=7.0),
+    }
+    caps = {"max_total_tokens": 9000, "max_spend_usd": 2.5, "max_rollout_spend_usd": 2.0, "max_proposal_spend_usd": 0.1}
+    limited = TWO.model_copy(update={"gepa": TWO.gepa.model_copy(update={"prices": prices, **caps})})
+    told = Terms.of(limited, tier, **OWNER)
+    assert Terms.stored(limited.model_dump_json(), tier, **OWNER) == told
+    assert told.caps == Caps(Decimal("2.5"), Decimal(2), Decimal("0.1"), 9000)
+    assert told.policy_for("solve").price == (pricing.Price(3.0, 5.0) if tier is Tier.HI else pricing.Price(1.0, 2.0))
+
+
+def test_token_limit_of_mipro_is_a_cap_where_it_is_enforced() -> None:
+    for enforced, expected in ((True, 500), (False, 9000)):
+        search = {"max_total_tokens": 9000, "max_token_limit": 500, "enforce_token_limit": enforced}
+        stored = as_mipro(orjson.loads(TWO.model_dump_json()))
+        stored["mipro"].update(search)
+        assert Terms.stored(orjson.dumps(stored).decode(), Tier.HI, **OWNER).caps == Caps(tokens=expected)
 
 
 def test_modules_that_were_stored_before_they_had_policies_have_the_jobs() -> None:
     stored = orjson.loads(TWO.model_dump_json())
     for module in stored["gepa"]["modules"]:
         del module["policy"]
-    assert Terms.stored(orjson.dumps(stored).decode(), Tier.HI) == Terms.of(config(), Tier.HI)
+    assert Terms.stored(orjson.dumps(stored).decode(), Tier.HI, **OWNER) == Terms.of(config(), Tier.HI, **OWNER)
 
 
 def test_rollouts_under_other_policies_of_modules_are_other_rollouts() -> None:

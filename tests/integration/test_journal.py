@@ -138,7 +138,8 @@ async def test_fixed_order_gives_the_same_run_at_any_latency(started) -> None:
 
 async def test_a_run_killed_again_and_again_ends_all_the_same(started) -> None:
     _, reference = await moments_of(started, small(Evolving, 4), turn_order="fixed")
-    job = await started(small(Evolving, 4), turn_order="fixed")
+    # Fewer slots than answers: each life has to commit some of them before it gets as far as its death.
+    job = await started(small(Evolving, 4), turn_order="fixed", slots=3)
     kills = 0
     while await job.run_until_killed(HashWorld(kill_at=("answer", 5), jitter=random.Random(kills))):
         kills += 1

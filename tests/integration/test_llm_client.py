@@ -161,6 +161,7 @@ async def test_a_status_says_whether_a_retry_may_help(status, retryable):
     error = failed.value
     assert (error.provider, error.upstream_status, error.retryable) == ("mine", status, retryable)
     assert error.retry_after_seconds == 7
+    assert error.cost_usd == (0.0 if status >= 400 else None)
 
 
 async def test_an_exhausted_quota_is_not_worth_a_retry():
@@ -175,6 +176,18 @@ async def test_an_error_in_a_successful_reply_has_the_upstreams_status():
         with pytest.raises(ProviderCallFailed, match="overloaded") as failed:
             await complete(llm)
     assert (failed.value.upstream_status, failed.value.retryable) == (503, True)
+
+
+async def test_an_error_in_a_successful_reply_has_cost_what_it_says_or_nobody_knows():
+    error = {"error": {"code": 502, "message": "cut off"}}
+    async with provider(answering(error | {"usage": USAGE})) as llm:
+        with pytest.raises(ProviderCallFailed) as failed:
+            await complete(llm, price=Price(1, 2))
+    assert (failed.value.prompt_tokens, failed.value.cost_usd) == (100, pytest.approx(140e-6))
+    async with provider(answering(error)) as llm:
+        with pytest.raises(ProviderCallFailed) as failed:
+            await complete(llm, price=Price(0, 0))
+    assert failed.value.cost_usd is None
 
 
 async def test_a_refused_key_is_not_repeated():

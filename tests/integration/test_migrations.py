@@ -160,10 +160,10 @@ async def test_a_status_that_clients_do_not_know_is_refused(connection: asyncpg.
     await refused(connection, "ck_jobs_status", JOB, "pl_2", status, None)
 
 
-async def test_only_what_is_published_hangs_on_its_job(connection: asyncpg.Connection) -> None:
+async def test_only_what_is_published_and_the_account_hang_on_their_job(connection: asyncpg.Connection) -> None:
     """A check for each row of the journal would halve its rate; see the decision about it."""
     found = await connection.fetch(
         "SELECT conrelid::regclass::text AS name FROM pg_constraint "
         "WHERE contype = 'f' AND confrelid = 'jobs'::regclass"
     )
-    assert {row["name"] for row in found} == {"snapshots", "artifacts"}
+    assert {row["name"] for row in found} == {"snapshots", "artifacts", "ledger"}

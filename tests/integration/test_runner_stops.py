@@ -14,6 +14,8 @@ from promptjobs.core.asks import EventFact, Fork, Rollout, Step, Steps
 from promptjobs.core.lanes import Cause, Lane
 from promptjobs.core.optimizer import Optimizer
 from promptjobs.core.trial import Phase
+from promptjobs.db.connections import Connections
+from promptjobs.db.journal import open_session
 from promptjobs.db.session import Database
 from promptjobs.errors import JobFailed, LeaseLost
 from promptjobs.jobs.runner import Run, Suspended
@@ -322,7 +324,7 @@ async def test_a_transport_cut_at_a_random_byte_loses_and_repeats_nothing(databa
 
         def make_writer(n: int) -> Any:
             writer = make(n)
-            writer._connect = connect
+            writer._connections = Connections(connect, 1, open_session)
             return writer
 
         run.make_writer = make_writer

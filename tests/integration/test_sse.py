@@ -211,6 +211,15 @@ async def test_a_lost_notification_is_repaired_by_the_sweep(serve: Serve, job: R
         assert (await anext(stream)).event["message"] == "silent"
 
 
+async def test_a_stream_ends_when_its_job_is_deleted(serve: Serve, job: RunningJob, database: Database) -> None:
+    async with serve(StreamTiming(sweep=0.05)) as here, reading(here, job) as stream:
+        assert (await anext(stream)).event["seq"] == 1
+        async with writing(database) as connection:
+            for table in ("events", "jobs"):
+                await connection.execute(text(f"DELETE FROM {table}"))
+        assert [each.event async for each in stream] == []
+
+
 async def test_a_notification_needs_no_sweep(serve: Serve, job: RunningJob, database: Database) -> None:
     async with serve(StreamTiming(sweep=NEVER)) as here, reading(here, job) as stream:
         assert (await anext(stream)).event["seq"] == 1

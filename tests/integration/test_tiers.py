@@ -133,6 +133,9 @@ async def job_world(
             url=world.url,
             rollout_timeout_seconds=20.0,
             outage_seconds=0.0,
+            ledger=world.ledger,
+            organisation="default",
+            has_balance=False,
         )
 
 

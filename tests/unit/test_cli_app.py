@@ -15,8 +15,12 @@ from promptjobs.cli.app import app
 from promptjobs.cli.exits import EXIT_CODES, Exit
 from promptjobs.cli.remote import JOBS_PATH
 
-COMMANDS = ("serve", "worker", "migrate", "demo", "run", "watch", "show", "cancel", "jobs")
+COMMANDS = (
+    *("serve", "worker", "migrate", "demo", "balance"),
+    *("run", "watch", "show", "estimate", "start", "pause", "resume", "cancel", "delete", "jobs"),
+)
 JOB_URL = f"{URL}{JOBS_PATH}/{JOB}"
+TIME = "2026-05-04T09:30:00+00:00"
 EVENTS = [event(1, "one"), event(2, "two\u2028lines", deep={"a": [1]})]
 
 
@@ -38,7 +42,7 @@ def service():
         routes.post(f"{URL}{JOBS_PATH}").respond(json=job(status="queued", warnings=["unknown key x is ignored"]))
         routes.get(STREAM).respond(content=stream(*EVENTS))
         routes.get(JOB_URL).respond(json=job())
-        routes.post(f"{JOB_URL}/cancel").respond(json=job(status="running"))
+        routes.post(f"{JOB_URL}/cancel").respond(json=job(status="running", cancel_requested_at=TIME))
         routes.get(f"{URL}{JOBS_PATH}").respond(json=[job()])
         yield routes
 
@@ -92,7 +96,7 @@ def test_show_list_and_cancel_have_a_json_form_of_one_line(service: respx.MockRo
     for arguments, expected in [
         (["show", JOB], job()),
         (["jobs"], [job()]),
-        (["cancel", JOB, "--reason", "enough"], job(status="running")),
+        (["cancel", JOB, "--reason", "enough"], job(status="running", cancel_requested_at=TIME)),
     ]:
         result = call(*arguments, "--url", URL, "--json")
         assert (result.exit_code, json.loads(result.stdout), result.stdout.count("\n")) == (0, expected, 1)

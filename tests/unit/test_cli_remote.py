@@ -61,7 +61,7 @@ PROBLEM = {"code": "invalid_config", "detail": "policy.model: is required", "fie
         (httpx.Response(404, text="<html>"), ServiceUnreachable, 3, "HTTP 404, which is no answer of promptjobs"),
         (httpx.Response(302, headers={"location": "/login"}), ServiceUnreachable, 3, "HTTP 302"),
         (httpx.Response(200, text="<html>"), ServiceUnreachable, 3, "no JSON"),
-        (httpx.Response(200, json=[1]), ServiceUnreachable, 3, "no job"),
+        (httpx.Response(200, json=[1]), ServiceUnreachable, 3, "no object"),
         (httpx.ConnectError("[Errno 111] Connection refused"), ServiceUnreachable, 3, f"{URL}: Connection refused"),
         (httpx.ReadTimeout(""), ServiceUnreachable, 3, "ReadTimeout"),
     ],

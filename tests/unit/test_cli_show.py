@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from tests.fakes.event_streams import JOB, event
-from tests.fakes.shown_jobs import MESSAGES, MODULES, STATS, job, measured, mipro_job
+from tests.fakes.shown_jobs import MESSAGES, MODULES, SPEND, STATS, estimate, job, measured, mipro_job
 
 from promptjobs.cli.display import Bar, Lines
 from promptjobs.cli.remote import DEFAULT_URL, Event
@@ -66,12 +66,58 @@ def test_result_fits_a_narrow_terminal():
 
 def test_counters_add_up_to_what_was_done():
     assert dict(counters(STATS)) == {
-        "rollouts": "1,141 (optimization 701, validation 240, test 200), 2 failed, 19 scores reused",
+        "rollouts": "1,141 (optimization 701, validation 240, test 200), "
+        "7 failed: 5 provider, 2 task app, 19 scores reused",
         "proposals": "15, 3 refused, 16 calls",
         "tokens": "385,773 (rollouts 368,180, proposals 17,593)",
         "cost": "unknown",
         "time": "6.9 s",
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "$0.0123 of $0.0500 (policy $0.0100, proposal $0.0023)"),
+        ({"caps": {"total_usd": None}, "categories": {}}, "$0.0123"),
+        ({"unsettled_usd": 0.001, "categories": {}}, "$0.0123 of $0.0500, and up to $0.0010 not settled"),
+        (
+            {"unpriced_calls": 1_200, "categories": {}},
+            "at least $0.0123 of $0.0500, 1,200 calls have no known price",
+        ),
+        ({"unpriced_calls": 3, "usd": 0.0, "categories": {}}, "unknown"),
+    ],
+)
+def test_cost_is_what_the_ledger_says_with_its_cap_and_what_is_open(changes: dict[str, Any], told: str):
+    assert dict(counters(STATS | {"spend": SPEND | changes}))["cost"] == told
+
+
+def test_rollouts_without_the_judges_score_are_told_apart_from_those_that_failed():
+    failures = {"provider": 0, "task_app": 0, "parse": 3, "prompt": 0, "judge": 4}
+    told = dict(counters(STATS | {"failed_rollouts": 3, "failures": failures}))["rollouts"]
+    assert told.endswith("), 3 failed: 3 parse; 4 without the judge's score, 19 scores reused")
+
+
+def test_scores_on_different_numbers_of_seeds_say_so():
+    test = measured(100) | {"baseline": estimate(0.25, 0.125, 0.375, 98)}
+    assert any(line.split()[:2] == ["test", "98/100"] for line in printed(with_snapshot(test=test), 90).splitlines())
+
+
+def test_job_that_ended_by_its_failures_says_which():
+    said = "9 of 21 rollouts failed: 9 provider_error; the last provider_error: HTTP 500"
+    stats = STATS | {"finish_detail": said}
+    text = printed(job(finish_reason="max_error_rate", metadata={"stats": stats}), 200)
+    assert "(max_error_rate)" in text
+    assert said in text
+
+
+def test_running_job_shows_what_it_has_spent_and_what_has_failed():
+    failures = {"provider": 1, "task_app": 0, "parse": 1, "prompt": 0, "judge": 0}
+    progress = event(1, **PROGRESS)["data"] | {"failed_rollouts": 2, "failures": failures}
+    changes = {"finish_reason": None, "best_snapshot": None, "metadata": {}, "progress": progress}
+    text = printed(job(status="running", spend=SPEND, **changes), 200)
+    assert ", 1 proposal, 2 failed: 1 provider, 1 parse" in text.splitlines()[-2]
+    assert "spent: $0.0123 of $0.0500" in text.splitlines()
 
 
 def test_result_of_a_program_shows_each_prompt_and_what_it_is_made_of():
@@ -95,7 +141,7 @@ def test_failed_job_shows_its_error_and_what_it_has_used():
 def test_running_job_shows_how_far_it_is():
     progress = event(1, **PROGRESS)["data"]
     text = printed(job(status="running", finish_reason=None, best_snapshot=None, metadata={}, progress=progress))
-    assert "optimization: 240/1000 rollouts, best 0.575, baseline –, 1 proposal" in text
+    assert "optimization: 240/1000 rollouts, best 0.575 (20 seeds), baseline –, 1 proposal" in text
 
 
 @pytest.mark.parametrize(
@@ -125,8 +171,8 @@ def test_table_of_jobs_cuts_nothing_but_leaves_the_policy_out_where_it_is_narrow
     lines = out.file.getvalue().splitlines()  # type: ignore[attr-defined]
     policy = ["demo/demo-policy"] if is_wide else []
     assert [line.split() for line in lines if JOB in line] == [
-        [JOB, "succeeded", "11000/12000", "0.550", "59", "min", "ago", *policy],
-        [JOB, "queued", "0/1000", "–", "59", "min", "ago", *policy],
+        [JOB, "succeeded", "11000/12000", "0.550", "(60)", "59m", *policy],
+        [JOB, "queued", "0/1000", "–", "59m", *policy],
     ]
 
 
@@ -137,7 +183,9 @@ PROGRESS = {
     "rollouts_completed": 240,
     "rollouts_total": 1000,
     "best_score": 0.575,
+    "best_score_seeds": 20,
     "baseline_score": None,
+    "baseline_score_seeds": 0,
     "trials_tried": 1,
 }
 
@@ -201,6 +249,32 @@ def test_search_by_trials_tells_how_many_of_them_are_done():
     assert out.file.getvalue().rstrip().endswith("baseline – · 7 of 20 trials")  # type: ignore[attr-defined]
 
 
+def test_pause_is_told_and_so_is_the_first_progress_after_it():
+    out, clock = Console(file=io.StringIO(), width=200), iter([0.0, 0.1, 0.2])
+    lines = Lines(out, lambda: next(clock))
+    lines.show(parsed(1))
+    lines.show(parsed(2, type="prompt.learning.paused", message="the job is paused", data={}))
+    lines.show(parsed(3, type="prompt.learning.resumed", message="the job goes on", data={}))
+    lines.show(parsed(4))
+    told = [line.partition(" s  ")[2] or line for line in out.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert [line.strip().partition(":")[0] for line in told] == [
+        "optimization",
+        "the job is paused",
+        "the job goes on",
+        "optimization",
+    ]
+
+
+def test_bar_of_a_paused_job_says_so_until_it_goes_on():
+    out = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None, legacy_windows=False)
+    with Bar(out) as bar:
+        bar.show(parsed(1))
+        bar.show(parsed(2, type="prompt.learning.paused", message="the job was told to wait", data={}))
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "the job was told to wait" in text
+    assert "paused ━" in text
+
+
 def test_bar_shows_rollouts_scores_and_what_breaks():
     out = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None, legacy_windows=False)
     with Bar(out) as bar:
@@ -209,7 +283,7 @@ def test_bar_shows_rollouts_scores_and_what_breaks():
         bar.show_break("connection reset", 2)
     text = out.file.getvalue()  # type: ignore[attr-defined]
     assert "240/1000 rollouts" in text
-    assert "best 0.575 · baseline – · 1 proposal" in text
+    assert "best 0.575 (20 seeds) · baseline – · 1 proposal" in text
     assert "candidate 1 is the best so far" in text
     assert "the connection broke (connection reset); coming back, attempt 2" in text
 

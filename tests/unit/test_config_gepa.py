@@ -11,6 +11,7 @@ from promptjobs.core.config import (
     GepaConfig,
     GepaJobConfig,
     GuardsConfig,
+    Price,
     read_config,
     resolve,
 )
@@ -36,6 +37,8 @@ def refused(changes: dict[str, Any]) -> InvalidConfig:
 
 
 # --- each field arrives ----------------------------------------------------------------------------------------------
+
+ONE_PRICE = {"input_usd_per_million": 1.0, "output_usd_per_million": 2.0}
 
 ARRIVES = [
     ("gepa.acceptance", "full", "acceptance", "full"),
@@ -79,6 +82,9 @@ ARRIVES = [
     ("termination_config.max_total_tokens", 10_000, "max_total_tokens", 10_000),
     ("termination_config.max_cost_usd", 2, "max_spend_usd", 2.0),
     ("termination_config.max_total_spend_usd", 2, "max_spend_usd", 2.0),
+    ("termination_config.max_rollout_cost_usd", 2, "max_rollout_spend_usd", 2.0),
+    ("termination_conditions.max_proposal_cost_usd", 1, "max_proposal_spend_usd", 1.0),
+    ("prices", {"XAI/grok": ONE_PRICE}, "prices", {"xai/grok": Price(**ONE_PRICE)}),
     ("gepa.token.max_spend_usd", 2, "max_spend_usd", 2.0),
     ("termination_config.max_error_rate", 0.5, "max_error_rate", 0.5),
     ("termination_config.max_consecutive_errors", 4, "max_consecutive_errors", 4),

@@ -22,6 +22,7 @@ from promptjobs.core.config import (
     MiproConfig,
     MiproJobConfig,
     PolicyConfig,
+    Price,
     StageConfig,
     TaskAppConfig,
     TpeConfig,
@@ -153,6 +154,8 @@ def test_section_of_the_other_algorithm_is_reported_and_not_used() -> None:
 
 # --- fields ----------------------------------------------------------------------------------------------------------
 
+ONE_PRICE = {"input_usd_per_million": 1.0, "output_usd_per_million": 2.0}
+
 ARRIVES: list[tuple[str, Any, str, Any]] = [
     ("mipro.rng_seed", 7, "rng_seed", 7),
     ("mipro.turn_order", "fixed", "turn_order", "fixed"),
@@ -201,6 +204,9 @@ ARRIVES: list[tuple[str, Any, str, Any]] = [
     ("mipro.max_prompt_tokens", 900, "max_prompt_tokens", 900),
     ("mipro.max_rollout_spend_usd", 2, "max_rollout_spend_usd", 2.0),
     ("mipro.max_proposal_spend_usd", 1, "max_proposal_spend_usd", 1.0),
+    ("mipro.termination_config.max_rollout_cost_usd", 2, "max_rollout_spend_usd", 2.0),
+    ("termination_config.max_proposal_cost_usd", 1, "max_proposal_spend_usd", 1.0),
+    ("prices", {"xai/grok": ONE_PRICE}, "prices", {"xai/grok": Price(**ONE_PRICE)}),
     ("mipro.max_spend_usd", 3, "max_spend_usd", 3.0),
     ("mipro.max_total_tokens", 5000, "max_total_tokens", 5000),
     ("mipro.max_wall_clock_seconds", 60, "max_seconds", 60.0),

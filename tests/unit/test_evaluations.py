@@ -8,9 +8,9 @@ from tests.fakes.pure import Pure, Told
 
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Answer, Ask, Fact, FailureReason, Fork, Rollout, RolloutBody, Step, Steps
-from promptjobs.core.evaluations import FINAL, Evaluations, Reservation
+from promptjobs.core.evaluations import FINAL, Evaluations
 from promptjobs.core.lanes import Cause, Lane
-from promptjobs.core.limits import Budget
+from promptjobs.core.limits import Budget, Reservation
 from promptjobs.core.optimizer import Adopted
 from promptjobs.core.trial import Phase, Trial
 

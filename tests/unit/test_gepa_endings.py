@@ -61,8 +61,8 @@ def test_generations_and_patience_and_trials_stop_the_search(acceptance: str, la
     trials = pure(capped, replace(EVEN))
     assert trials.run().finish_reason == "max_trials"
     searched = [trial for trial in trials.trials if trial.phase is Phase.OPTIMIZATION]
-    at_once = 3 if acceptance == "full" else 5  # evidence, and both sides of a duel's two blocks
-    assert 12 <= len(searched) < 12 + at_once * lanes
+    at_once = 3  # a proposal of the paper's search, or both sides of a block: what does not fit is not begun
+    assert 12 - at_once < len(searched) <= 12
 
 
 @BOTH
@@ -179,7 +179,7 @@ def test_reflections_that_fail_now_and_then_end_nothing(acceptance: str) -> None
     assert len(run.completions) == 20
 
 
-@pytest.mark.parametrize("cause", [Cause.DEADLINE, Cause.MONEY, Cause.BUG, Cause.ERRORS, Cause.CANCEL])
+@pytest.mark.parametrize("cause", [Cause.DEADLINE, Cause.MONEY, Cause.BUG, Cause.SPENT, Cause.ERRORS, Cause.CANCEL])
 @BOTH
 def test_a_stopped_search_publishes_the_best_it_has(acceptance: str, cause: Cause) -> None:
     config = job(acceptance=acceptance, lanes=4)
@@ -190,7 +190,7 @@ def test_a_stopped_search_publishes_the_best_it_has(acceptance: str, cause: Caus
     assert result.finish_reason == cause
     assert best_quality(result) == pytest.approx(0.4)
     assert result.best_score == pytest.approx(0.4)
-    is_measured = cause not in (Cause.ERRORS, Cause.CANCEL)
+    is_measured = cause in (Cause.DEADLINE, Cause.MONEY)
     assert (len(run.calls) > asked, result.test is not None) == (is_measured, is_measured)
     assert run.spent <= 300
     for event in run.events():

@@ -456,9 +456,12 @@ CASES: dict[str, list[Case]] = {
     ],
     "max_total_tokens": [stop(3_000, "token_budget")],
     "max_spend_usd": [stop(0.03, "cost_budget")],
+    "max_rollout_spend_usd": [stop(0.03, "rollout_cost_budget")],
+    "max_proposal_spend_usd": [stop(0.01, "proposal_cost_budget")],
     "max_error_rate": [stop(0.1, "max_error_rate", failing=0.4)],
     "max_consecutive_errors": [stop(4, "max_consecutive_errors", failing=0.6)],
     "score_threshold": [stop(0.4, "score_threshold", step=0.1)],
+    "prices": [Elsewhere("unit/test_prices.py", "test_what_the_policy_says_goes_before_the_prices")],
     "modules": [
         Elsewhere("unit/test_gepa_modules.py", "test_both_modules_improve"),
         Elsewhere("unit/test_gepa_modules.py", "test_the_system_messages_of_every_module_may_change_up_to_its_slots"),

@@ -24,9 +24,9 @@ from promptjobs.core.asks import (
     Step,
     Steps,
 )
-from promptjobs.core.evaluations import Evaluations, Reservation
+from promptjobs.core.evaluations import Evaluations
 from promptjobs.core.lanes import Cause, Lane
-from promptjobs.core.limits import Budget
+from promptjobs.core.limits import Budget, Reservation
 from promptjobs.core.optimizer import Adopted
 from promptjobs.core.prompt import Message
 from promptjobs.core.trial import Phase

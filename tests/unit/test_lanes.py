@@ -407,7 +407,7 @@ def test_a_second_stop_closes_closing_and_starts_it_again() -> None:
 
 def test_a_stop_of_higher_rank_may_follow_and_no_other() -> None:
     first = [Cause.NO_PROGRESS, Cause.DEADLINE, Cause.MONEY]
-    second = [Cause.ERRORS, Cause.BUG]
+    second = [Cause.ERRORS, Cause.BUG, Cause.SPENT]
     ranks = {**dict.fromkeys(first, 1), **dict.fromkeys(second, 2), Cause.CANCEL: 3}
     for cause, rank in ranks.items():
         assert outranks(cause, None)

@@ -9,11 +9,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.fakes.config_bodies import PROMPT, body
 
 from promptjobs.core.config import GepaJobConfig, resolve
-from promptjobs.core.evaluations import Reservation
 from promptjobs.core.limits import (
     FIRST,
     SECOND,
     Budget,
+    Reservation,
     check_budget,
     draft_count,
     end_rollouts,
@@ -75,7 +75,7 @@ class Spending(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_closing)
     @rule()
     def begin_the_end(self) -> None:
-        self.budget.release_reserve()
+        self.budget.begin_end(0)
 
     @property
     def is_closing(self) -> bool:
@@ -264,5 +264,5 @@ def test_the_papers_search_drafts_on_a_fifth_of_its_budget() -> None:
 def test_nothing_may_be_taken_before_the_reserve_is_released() -> None:
     budget = Budget(10, 4)
     assert [budget.take(6), budget.take(1), budget.left] == [True, False, 0]
-    budget.release_reserve()
+    budget.begin_end(0)
     assert [budget.take(5), budget.take(4), budget.take(0), budget.left] == [False, True, True, 0]

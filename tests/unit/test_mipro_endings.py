@@ -41,8 +41,8 @@ def test_so_many_trials_end_the_search():
     searched = [
         trial for trial in run.pure.trials if trial.phase is not Phase.VALIDATION and trial.phase is not Phase.TEST
     ]
-    # Trials under way are finished: each has a second part at most.
-    assert 12 <= len(searched) <= 12 + 2 * 4
+    # A minibatch in two parts is two trials: where they do not fit, it is not begun.
+    assert 8 < len(searched) <= 12
 
 
 def test_a_good_enough_estimate_ends_the_search():
@@ -121,7 +121,7 @@ def test_a_world_that_breaks_in_mid_search_ends_it_with_the_reason():
 # --- stops -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cause", [Cause.DEADLINE, Cause.MONEY, Cause.BUG, Cause.ERRORS, Cause.CANCEL])
+@pytest.mark.parametrize("cause", [Cause.DEADLINE, Cause.MONEY, Cause.BUG, Cause.SPENT, Cause.ERRORS, Cause.CANCEL])
 def test_a_stopped_search_publishes_the_best_it_has(cause: Cause):
     config = mipro_job(num_iterations=20, rollout_budget=600)
     world = MiproWorld(score=lambda prompt, seed: quality(prompt))
@@ -131,7 +131,7 @@ def test_a_stopped_search_publishes_the_best_it_has(cause: Cause):
     result = run.stop(cause)
     assert result.finish_reason == cause
     assert world.prompt(result.best.candidate_id).good >= 3
-    is_measured = cause not in (Cause.ERRORS, Cause.CANCEL)
+    is_measured = cause in (Cause.DEADLINE, Cause.MONEY)
     if is_measured:
         assert result.best_score > result.baseline_score
     assert (len(run.calls) > asked, result.test is not None) == (is_measured, is_measured)

@@ -53,7 +53,7 @@ def test_a_limit_is_used_as_far_as_it_goes():
     limits = (6_000, 12_000, 24_000)
     runs = [ran(mipro_job(**LARGE, max_token_limit=limit)) for limit in limits]
     for run, limit in zip(runs, limits, strict=True):
-        assert stats(run).total_tokens > 0.8 * limit
+        assert stats(run).total_tokens > 0.75 * limit
     assert len(runs[0].trials) < len(runs[1].trials) < len(runs[2].trials)
 
 

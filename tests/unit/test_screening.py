@@ -24,9 +24,9 @@ from promptjobs.core.asks import (
     Tier,
 )
 from promptjobs.core.config_sections import ProxyModelsConfig, VerifierConfig
-from promptjobs.core.evaluations import Evaluations, Reservation
+from promptjobs.core.evaluations import Evaluations
 from promptjobs.core.lanes import Cause, Lane
-from promptjobs.core.limits import Budget
+from promptjobs.core.limits import Budget, Reservation
 from promptjobs.core.optimizer import Adopted
 from promptjobs.core.policies import policy_digest
 from promptjobs.core.proxy import SILENT_IN_A_ROW, GivenUp, Proxy

@@ -61,6 +61,7 @@ class Channel:
         self.floor = floor
         self.head = floor
         self.readers = 0
+        self.is_gone = False
         self._frames: list[Frame] = []
         self._seqs: list[int] = []
         self._bytes = 0
@@ -102,6 +103,11 @@ class Channel:
                 end += 1
             self._chunks[seq] = Chunk.of(self._frames[start:end])
         return self._chunks[seq]
+
+    def end(self) -> None:
+        """The job has been deleted: nothing will follow."""
+        self.is_gone = True
+        self.wake()
 
     def wake(self) -> None:
         """Let the readers look again."""

@@ -4,9 +4,10 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,9 +19,11 @@ from promptjobs.clients.pricing import load_prices
 from promptjobs.clients.providers import Providers
 from promptjobs.core.optimizers import check_budget
 from promptjobs.db import embedded
+from promptjobs.db.ledger import Ledger
 from promptjobs.db.migrate import migrate
 from promptjobs.db.session import Database
 from promptjobs.interceptor.app import Interceptor
+from promptjobs.jobs.reaper import Reaper
 from promptjobs.jobs.service import JobService
 from promptjobs.jobs.worker import Worker, WorkerOptions
 from promptjobs.settings import Settings, provider_environment
@@ -47,14 +50,42 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
         yield database
 
 
+class Background:
+    """Parts that run beside the server. One that ends for whatever reason ends the process."""
+
+    def __init__(self) -> None:
+        self._leave: Callable[[], None] = lambda: None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(lambda _: self._leave())
+        self._tasks.append(task)
+        return task
+
+    def ends_by(self, leave: Callable[[], None]) -> None:
+        """Call `leave` when a part ends, also where one has ended before."""
+        self._leave = leave
+        if any(task.done() for task in self._tasks):
+            leave()
+
+    def result(self) -> None:
+        """Raises what a part has failed of."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What every process of the service shares."""
+    """What every process of the service shares. `ledger` and `reaper` run in its background."""
 
     database: Database
     providers: Providers
     task_apps: Outgoing
     models: Outgoing
+    ledger: Ledger
+    background: Background
 
 
 @asynccontextmanager
@@ -67,13 +98,25 @@ async def open_parts(settings: Settings, database: Database) -> AsyncIterator[Pa
     task_apps = Outgoing(frozenset(settings.allowed_targets or ()), allow_loopback=allows_loopback)
     async with task_apps, Outgoing(providers.targets()) as models:
         await asyncio.to_thread(load_prices)
-        yield Parts(database, providers, task_apps, models)
+        ledger, reaper = Ledger(database.connect), Reaper(database.connect, settings.lease_seconds)
+        background = Background()
+        settling = background.start("ledger", ledger.groups.run())
+        reaping = background.start("reaper", reaper.run())
+        try:
+            yield Parts(database, providers, task_apps, models, ledger, background)
+        finally:
+            # The ledger goes last: what has ended by now settles what it had reserved.
+            reaper.stop()
+            ledger.groups.stop()
+            await asyncio.wait({settling, reaping})
+        background.result()
 
 
 def worker_of(settings: Settings, parts: Parts, public_url: str, interceptor: Interceptor | None) -> Worker:
     options = WorkerOptions(
         public_url=public_url,
         jobs=settings.worker_jobs,
+        database_connections=settings.database_connections,
         lease_seconds=settings.lease_seconds,
         outage_seconds=settings.outage_seconds,
         rollout_timeout_seconds=settings.rollout_timeout_seconds,
@@ -84,6 +127,7 @@ def worker_of(settings: Settings, parts: Parts, public_url: str, interceptor: In
         task_apps=parts.task_apps,
         llm=Llm(parts.models, parts.providers),
         grants=interceptor.grants if interceptor else None,
+        ledger=parts.ledger,
         options=options,
     )
 
@@ -120,7 +164,7 @@ async def serve(settings: Settings, *, with_worker: bool = True, ready: Callable
     port = listening.getsockname()[1]
     url = f"http://{_shown_host(settings.host)}:{port}"
     async with open_database(settings) as database, open_parts(settings, database) as parts:
-        interceptor = Interceptor(database, parts.models, parts.providers)
+        interceptor = Interceptor(database, parts.models, parts.providers, ledger=parts.ledger)
         worker = worker_of(settings, parts, settings.public_url or url, interceptor) if with_worker else None
         running: asyncio.Task[None] | None = None
 
@@ -128,9 +172,9 @@ async def serve(settings: Settings, *, with_worker: bool = True, ready: Callable
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:
             nonlocal running
             await interceptor.start()
+            parts.background.start("interceptor", interceptor.wait())
             if worker is not None:
-                running = asyncio.create_task(worker.run(), name="worker")
-                running.add_done_callback(lambda _: server.leave())
+                running = parts.background.start("worker", worker.run())
             yield
             await interceptor.stop()
 
@@ -146,9 +190,9 @@ async def serve(settings: Settings, *, with_worker: bool = True, ready: Callable
         service = JobService(database, parts.providers, check_budget)
         app = create_app(database=database, service=service, interceptor=interceptor, lifespan=lifespan)
         server = Server(uvicorn_config(app, settings), listens, leave_off)
+        parts.background.ends_by(server.leave)
         await server.serve(sockets=[listening])
-        if running is not None:
-            running.result()
+        parts.background.result()
 
 
 def _shown_host(host: str) -> str:
@@ -180,6 +224,7 @@ def uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
         log_level=settings.log_level,
     )
@@ -194,4 +239,5 @@ async def work(settings: Settings, *, ready: Callable[[str], None] | None = None
             loop.add_signal_handler(number, worker.stop)
         if ready is not None:
             ready(worker.worker_id)
+        parts.background.ends_by(worker.stop)
         await worker.run()

@@ -12,7 +12,7 @@ import asyncpg
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from promptjobs.api.channel import RECENT_EVENTS, Channel, Chunk, Frame
-from promptjobs.db import events, jobs
+from promptjobs.db import events
 from promptjobs.db.events import EVENTS_CHANNEL
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import reading
@@ -104,6 +104,8 @@ class EventHub:
             while not self._is_closing:
                 chunk = channel.after(seq) if channel.reaches(seq) else await self._stored(job_id, seq)
                 if chunk is None:
+                    if channel.is_gone:
+                        return
                     await channel.changed()
                     continue
                 if chunk.body:
@@ -124,8 +126,10 @@ class EventHub:
         """The job's channel, which lives as long as it has readers."""
         if job_id not in self._channels:
             last_seq = await self._last_seq(job_id)
-            self._channels.setdefault(job_id, Channel(floor=max(0, last_seq - RECENT_EVENTS)))
+            self._channels.setdefault(job_id, Channel(floor=max(0, (last_seq or 0) - RECENT_EVENTS)))
             self._mark(job_id)
+            if last_seq is None:
+                self._channels[job_id].end()
         channel = self._channels[job_id]
         reader = Reader(asyncio.current_task())
         channel.readers += 1
@@ -138,11 +142,12 @@ class EventHub:
             if channel.readers == 0:
                 del self._channels[job_id]
 
-    async def _last_seq(self, job_id: str) -> int:
+    async def _last_seq(self, job_id: str) -> int | None:
+        """None for a job that has been deleted since it was asked for."""
         while True:
             with contextlib.suppress(DatabaseUnavailable):
                 async with reading(self._database) as connection:
-                    return (await jobs.stream_end(connection, job_id)).last_seq
+                    return (await events.last_seqs(connection, [job_id])).get(job_id)
             await asyncio.sleep(self._timing.retry_most)
 
     async def _stored(self, job_id: str, seq: int) -> Chunk | None:
@@ -186,14 +191,19 @@ class EventHub:
                 await self._mark_behind()
 
     async def _mark_behind(self) -> None:
-        """Mark the jobs of which something was missed."""
-        if not self._channels:
+        """Mark the jobs of which something was missed, and end the channels of those that have been deleted."""
+        read = list(self._channels)
+        if not read:
             return
         async with reading(self._database) as connection:
-            last_seqs = await events.last_seqs(connection, list(self._channels))
-        for job_id, last_seq in last_seqs.items():
+            last_seqs = await events.last_seqs(connection, read)
+        for job_id in read:
             channel = self._channels.get(job_id)
-            if channel is not None and channel.head < last_seq:
+            if channel is None:
+                continue
+            if job_id not in last_seqs:
+                channel.end()
+            elif channel.head < last_seqs[job_id]:
                 self._mark(job_id)
 
     async def _listen(self) -> None:

@@ -1,11 +1,14 @@
 """Rows as the JSON that clients read: one function for each shape."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import orjson
 
 from promptjobs.core.archive import Candidate
+from promptjobs.core.config import read_config
+from promptjobs.core.ledger import Account, Caps
 from promptjobs.core.prompt import Message, PromptTemplate, full_text, render
 from promptjobs.db.events import EventRow
 from promptjobs.db.jobs import ConfigRow, JobRow
@@ -21,6 +24,18 @@ from promptjobs.db.results import (
 
 Json = dict[str, Any]
 
+FIGURES = (
+    "best_score_seeds",
+    "baseline_score_seeds",
+    "best_train_score_seeds",
+    "best_validation_score_seeds",
+    "best_test_score_seeds",
+    "finish_detail",
+    "failures",
+    "failures_by_reason",
+)
+"""What a job says beside its scores: on how many seeds they rest, why it ended, and what has failed."""
+
 MEAN_SCORE = "gepa.transformation.mean_score"
 """The metric that clients draw."""
 
@@ -33,13 +48,15 @@ def job_object(row: JobRow, *, is_listed: bool = False) -> Json:
 
     A listed job leaves out the snapshot's content, which may be large.
     """
-    config = orjson.loads(row.config)
+    config = read_config(row.config)
     progress = None if row.progress is None else orjson.loads(row.progress)
     best_score = row.best_score if row.status.is_terminal or progress is None else progress["best_score"]
     messages = _best_messages(row)
     metadata = orjson.loads(row.metadata)
     if is_listed:
         metadata.pop("prompt_best_snapshot", None)
+    elif row.best_snapshot is not None:
+        metadata["prompt_best_snapshot"] = orjson.Fragment(row.best_snapshot)
     return {
         "job_id": row.id,
         "id": row.id,
@@ -50,6 +67,8 @@ def job_object(row: JobRow, *, is_listed: bool = False) -> Json:
         "finished_at": row.finished_at,
         "updated_at": row.updated_at,
         "cancel_requested_at": row.cancel_requested_at,
+        "pause_requested_at": row.pause_requested_at,
+        "paused_at": row.paused_at,
         "best_score": best_score,
         "best_train_score": row.best_train_score,
         "best_validation_score": row.best_validation_score,
@@ -63,10 +82,54 @@ def job_object(row: JobRow, *, is_listed: bool = False) -> Json:
         "metadata": metadata,
         "progress": progress,
         "iteration": None if progress is None else progress["generation"],
-        "policy": {"provider": config["policy"]["provider"], "model": config["policy"]["model"]},
-        "task_app_url": config["task_app"]["url"],
-        "rollout_budget": config[config["algorithm"]]["rollout_budget"],
+        "policy": {"provider": config.policy.provider, "model": config.policy.model},
+        "task_app_url": config.task_app.url,
+        "rollout_budget": config.search.rollout_budget,
+        "spend": _spend(row, Caps.of(config)),
+        **_figures(row, progress, metadata),
     }
+
+
+def _figures(row: JobRow, progress: Json | None, metadata: Json) -> Json:
+    """Null where it is not known: a job that nobody has run has no figures, and in its metadata only the client's."""
+    is_published = row.status.is_terminal and row.started_at is not None
+    found = metadata.get("stats") if is_published else progress
+    return {name: (found or {}).get(name) for name in FIGURES}
+
+
+def _spend(row: JobRow, caps: Caps) -> Json:
+    """What the job has spent so far; by category where that was read, which it is not for lists."""
+    shown = {
+        **_account(row.spent.account),
+        "calls": row.spent.calls,
+        "unpriced_calls": row.spent.unpriced_calls,
+        "caps": {
+            "total_usd": _number(caps.total_usd),
+            "rollout_usd": _number(caps.rollout_usd),
+            "proposal_usd": _number(caps.proposal_usd),
+            "tokens": caps.tokens,
+        },
+        "balance_type": "unlimited" if row.balance_usd is None else "prepaid",
+        "balance_usd": _number(row.balance_usd),
+    }
+    if row.categories is not None:
+        calls = row.categories.calls
+        accounts = row.categories.accounts.items()
+        shown["categories"] = {name: {**_account(account), "calls": calls[name]} for name, account in accounts}
+    return shown
+
+
+def _account(account: Account) -> Json:
+    return {
+        "usd": float(account.settled.usd),
+        "held_usd": float(account.held.usd),
+        "unsettled_usd": float(account.unsettled.usd),
+        "tokens": account.settled.tokens,
+    }
+
+
+def _number(usd: Decimal | None) -> float | None:
+    return None if usd is None else float(usd)
 
 
 def _best_messages(row: JobRow) -> tuple[Message, ...] | None:
@@ -251,6 +314,7 @@ def snapshot_object(stored: StoredSnapshot) -> Json:
         "job_id": stored.job_id,
         "label": stored.label,
         "score": stored.score,
+        "num_seeds": stored.score_seeds,
         "created_at": stored.created_at,
     }
     return body if stored.payload is None else {**body, "payload": orjson.Fragment(stored.payload)}
@@ -264,5 +328,6 @@ def artifact_object(stored: StoredArtifact) -> Json:
         "label": stored.label,
         "kind": stored.kind,
         "score": stored.score,
+        "num_seeds": stored.score_seeds,
         "created_at": stored.created_at,
     }

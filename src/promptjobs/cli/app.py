@@ -1,22 +1,16 @@
-"""The commands and their options. What each does is imported when it runs, so that the first line comes at once."""
+"""The commands that run the service. What each needs is imported when it runs: the first line comes at once."""
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from promptjobs.cli.exits import EXIT_CODES, EXIT_OF_STATUS, Exit, Output, reported
-from promptjobs.cli.outcome import (
-    Terminal,
-    follow_job,
-    print_outcome,
-    tell_detached,
-    tell_warnings,
-)
-from promptjobs.cli.remote import DEFAULT_URL, TERMINAL, Json, Remote
+from promptjobs.cli.balance import balance_app
+from promptjobs.cli.exits import EXIT_CODES, EXIT_OF_STATUS, Exit, reported
+from promptjobs.cli.job_commands import jobs_app
+from promptjobs.cli.outcome import AsJson, terminal_for
 from promptjobs.cli.text import write_json
 
 app = typer.Typer(
@@ -29,21 +23,11 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 
-SERVICE_PANEL, JOBS_PANEL = "The service", "Jobs of a service"
-WIDE = 200
-"""Columns where the output is no terminal: nothing is cut for a width that nobody has."""
+SERVICE_PANEL = "The service"
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, pl_…")]
-Url = Annotated[str, typer.Option(help="Where the service is.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where the embedded database is.", show_default=False)]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default=False)]
-
-
-def _terminal(*, as_json: bool = False) -> Terminal:
-    out = Output()
-    return Terminal(out if out.is_terminal else Output(width=WIDE), Console(stderr=True), as_json)
 
 
 @app.callback(invoke_without_command=True)
@@ -53,9 +37,6 @@ def show_version(
     if is_asked:
         typer.echo(version("promptjobs"))
         raise typer.Exit(Exit.SUCCEEDED)
-
-
-# --- the service -----------------------------------------------------------------------------------------------------
 
 
 @app.command(rich_help_panel=SERVICE_PANEL, epilog=EXIT_CODES)
@@ -76,7 +57,7 @@ def serve(
     promptjobs serve
     promptjobs serve --port 0 --data-dir ./data --json
     """
-    terminal = _terminal(as_json=as_json)
+    terminal = terminal_for(as_json=as_json)
     with reported(terminal.err):
         from promptjobs.cli.service import run_server
         from promptjobs.cli.service_settings import read_settings
@@ -102,7 +83,7 @@ def worker(
     \b
     PROMPTJOBS_DATABASE_URL=postgresql://user:password@host/name promptjobs worker --public-url http://api:8700
     """
-    terminal = _terminal(as_json=as_json)
+    terminal = terminal_for(as_json=as_json)
     with reported(terminal.err):
         from promptjobs.cli.service import run_worker
         from promptjobs.cli.service_settings import read_settings
@@ -125,7 +106,7 @@ def migrate(
     promptjobs migrate
     promptjobs migrate --revision -1
     """
-    terminal = _terminal(as_json=as_json)
+    terminal = terminal_for(as_json=as_json)
     with reported(terminal.err):
         from promptjobs.cli.service import run_migration
         from promptjobs.cli.service_settings import read_settings
@@ -167,7 +148,7 @@ def demo(
     promptjobs demo --keep --port 8700
     OPENAI_API_KEY=… promptjobs demo --provider openai --model gpt-4o-mini
     """
-    terminal = _terminal(as_json=as_json)
+    terminal = terminal_for(as_json=as_json)
     terminal.people.print(Text("starting the demo", "dim"))
     with reported(terminal.err):
         from promptjobs.cli.demo import run_demo
@@ -179,127 +160,5 @@ def demo(
     raise typer.Exit(EXIT_OF_STATUS[job["status"]])
 
 
-# --- jobs ------------------------------------------------------------------------------------------------------------
-
-
-@app.command(rich_help_panel=JOBS_PANEL, epilog=EXIT_CODES)
-def run(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The job's config.")],
-    url: Url = DEFAULT_URL,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value; dotted path, JSON or text. Repeatable."),
-    ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the job's end.")] = False,
-    output: Annotated[
-        Path | None, typer.Option(help="Write the best prompt's messages to this file.", show_default=False)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Only JSON on stdout: events, then the job.")] = False,
-) -> None:
-    """Create a job, follow it, and show what came out. Ctrl-C leaves the job running.
-
-    \b
-    promptjobs run configs/gepa_support_tickets.toml --output best_prompt.json
-    promptjobs run configs/mipro_support_tickets.toml --detach
-    promptjobs run job.toml --set prompt_learning.policy.model=gpt-4o-mini --set prompt_learning.gepa.rollout.budget=400
-    promptjobs run job.toml --json | tail -n 1 | jq .best_prompt_messages
-    """
-    terminal = _terminal(as_json=as_json)
-    with reported(terminal.err):
-        from promptjobs.cli.config_file import algorithm_of, read_config, read_overrides
-        from promptjobs.cli.prompt_file import check_writable, write_prompt
-
-        body, overrides = read_config(config), read_overrides(set_ or ())
-        if output is not None:
-            check_writable(output)
-        with Remote(url) as remote:
-            job = remote.create(algorithm_of(body), body, overrides)
-            tell_warnings(terminal, job)
-            if detach:
-                _show_detached(terminal, remote.url, job)
-                return
-            if not as_json:
-                terminal.out.print(Text.assemble("job ", (job["job_id"], "bold")))
-            job = _followed(terminal, remote, job["job_id"])
-            if output is not None:
-                write_prompt(output, job, terminal.people)
-            print_outcome(terminal, remote.url, job)
-    raise typer.Exit(EXIT_OF_STATUS[job["status"]])
-
-
-@app.command(rich_help_panel=JOBS_PANEL, epilog=EXIT_CODES)
-def watch(
-    job_id: JobId,
-    url: Url = DEFAULT_URL,
-    as_json: Annotated[bool, typer.Option("--json", help="Only JSON on stdout: events, then the job.")] = False,
-) -> None:
-    """Follow a job to its end, from its first event on, and show what came out. Ctrl-C leaves the job running."""
-    terminal = _terminal(as_json=as_json)
-    with reported(terminal.err), Remote(url) as remote:
-        job = _followed(terminal, remote, job_id)
-        print_outcome(terminal, remote.url, job)
-    raise typer.Exit(EXIT_OF_STATUS[job["status"]])
-
-
-@app.command(rich_help_panel=JOBS_PANEL, epilog=EXIT_CODES)
-def show(job_id: JobId, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Show a job as it is now: its result, or how far it is. The exit code does not tell the job's status."""
-    terminal = _terminal(as_json=as_json)
-    with reported(terminal.err), Remote(url) as remote:
-        print_outcome(terminal, remote.url, remote.job(job_id))
-
-
-@app.command(rich_help_panel=JOBS_PANEL, epilog=EXIT_CODES)
-def cancel(
-    job_id: JobId,
-    url: Url = DEFAULT_URL,
-    reason: Annotated[str | None, typer.Option(help="Kept with the job.", show_default=False)] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Cancel a job. One that is running publishes the best it has; one that is over stays as it is."""
-    terminal = _terminal(as_json=as_json)
-    with reported(terminal.err), Remote(url) as remote:
-        job = remote.cancel(job_id, reason)
-        if as_json:
-            write_json(job)
-        elif job["status"] in TERMINAL:
-            terminal.out.print(Text(f"job {job_id} is {job['status']}"), soft_wrap=True)
-        else:
-            terminal.out.print(Text(f"job {job_id} is asked to end; its worker publishes the best it has"))
-
-
-@app.command(rich_help_panel=JOBS_PANEL, epilog=EXIT_CODES)
-def jobs(
-    url: Url = DEFAULT_URL,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="At most so many.")] = 20,
-    status: Annotated[str | None, typer.Option(help="Only those with this status.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Only JSON on stdout: one array.")] = False,
-) -> None:
-    """List jobs, newest first."""
-    terminal = _terminal(as_json=as_json)
-    with reported(terminal.err), Remote(url) as remote:
-        found: list[Json] = remote.jobs(limit, status)
-        if as_json:
-            write_json(found)
-        elif found:
-            from promptjobs.cli.show import jobs_table
-
-            terminal.out.print(jobs_table(found, terminal.out.width))
-        else:
-            terminal.out.print("no jobs")
-
-
-def _followed(terminal: Terminal, remote: Remote, job_id: str) -> Json:
-    """The job at its end. Ctrl-C leaves the job alone, says how to come back to it, and is raised again."""
-    try:
-        return follow_job(terminal, remote, job_id)
-    except KeyboardInterrupt:
-        tell_detached(terminal, remote.url, job_id)
-        raise
-
-
-def _show_detached(terminal: Terminal, url: str, job: dict[str, Any]) -> None:
-    if terminal.as_json:
-        write_json(job)
-    else:
-        tell_detached(terminal, url, job["job_id"])
+app.add_typer(balance_app, name="balance", rich_help_panel=SERVICE_PANEL)
+app.add_typer(jobs_app)

@@ -10,12 +10,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Column
 from rich.text import Text
 
+from promptjobs.cli.figures import best_and_baseline, failed
 from promptjobs.cli.follow import Display
 from promptjobs.cli.notes import Notes
 from promptjobs.cli.remote import Event
-from promptjobs.cli.text import one_line, score, tried, write_line
+from promptjobs.cli.text import one_line, tried, write_line
 
 PROGRESS = "prompt.learning.progress"
+PAUSED, RESUMED = "prompt.learning.paused", "prompt.learning.resumed"
 LINE_EVERY_SECONDS = 3.0
 
 
@@ -29,8 +31,10 @@ def display_for(out: Console, *, as_json: bool) -> AbstractContextManager[Displa
 
 
 def figures(progress: Mapping[str, Any]) -> str:
-    """Best score, baseline, and how much was tried, in a few words."""
-    return f"best {score(progress['best_score'])} · baseline {score(progress['baseline_score'])} · {tried(progress)}"
+    """Best score, baseline, how much was tried, and what has failed, in a few words."""
+    best, baseline = best_and_baseline(progress)
+    told = f"best {best} · baseline {baseline} · {tried(progress)}"
+    return f"{told} · {failed(progress)}" if progress.get("failed_rollouts") else told
 
 
 class TwoLines(Progress):
@@ -77,6 +81,8 @@ class Bar:
             done, total = data["rollouts_completed"], data["rollouts_total"]
             self._progress.figures = figures(data)
             self._progress.update(self._task, description=data["phase"], completed=done, total=total)
+        elif event.type in (PAUSED, RESUMED):
+            self._progress.update(self._task, description="paused" if event.type == PAUSED else "queued")
 
     def show_break(self, cause: str, attempt: int) -> None:
         self._progress.console.print(Text(f"           {break_line(cause, attempt)}", "yellow"))
@@ -96,6 +102,8 @@ class Lines:
             self._out.print(line, soft_wrap=True)
         if event.type == PROGRESS:
             self._show_progress(event.data)
+        elif event.type in (PAUSED, RESUMED):
+            self._phase = None  # the next progress is told at once
 
     def _show_progress(self, data: Mapping[str, Any]) -> None:
         now = self._clock()

@@ -1,16 +1,23 @@
-"""What commands that wait for a job have in common: following it, and printing what came out."""
+"""What commands on jobs have in common: where they write, following a job, and printing what came out."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
 from promptjobs.cli.display import display_for
-from promptjobs.cli.exits import tell
+from promptjobs.cli.exits import Output, tell
 from promptjobs.cli.follow import follow
 from promptjobs.cli.remote import Json, Remote
 from promptjobs.cli.show import print_job, print_more, url_option
 from promptjobs.cli.text import write_json
+
+AsJson = Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")]
+
+WIDE = 200
+"""Columns where the output is no terminal: nothing is cut for a width that nobody has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,12 @@ class Terminal:
     def people(self) -> Console:
         """Where what is only for people goes."""
         return self.err if self.as_json else self.out
+
+
+def terminal_for(*, as_json: bool = False) -> Terminal:
+    """Stdout and stderr of this process."""
+    out = Output()
+    return Terminal(out if out.is_terminal else Output(width=WIDE), Console(stderr=True), as_json)
 
 
 def tell_warnings(terminal: Terminal, job: Json) -> None:
@@ -44,6 +57,12 @@ def tell_detached(terminal: Terminal, url: str, job_id: str) -> None:
     terminal.people.print(Text(f"\njob {job_id} goes on without us", "yellow"), soft_wrap=True)
     terminal.people.print(Text(f"  promptjobs watch {job_id}{option}"), soft_wrap=True)
     terminal.people.print(Text(f"  promptjobs cancel {job_id}{option}"), soft_wrap=True)
+
+
+def tell_unstarted(terminal: Terminal, url: str, job_id: str) -> None:
+    """How to start a job that waits for it."""
+    terminal.people.print(Text(f"job {job_id} waits for its start", "yellow"), soft_wrap=True)
+    terminal.people.print(Text(f"  promptjobs start {job_id}{url_option(url)}"), soft_wrap=True)
 
 
 def print_outcome(terminal: Terminal, url: str, job: Json, started_by: str | None = None) -> None:

@@ -68,10 +68,15 @@ class Remote:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._client.close()
 
-    def create(self, algorithm: str, config_body: Json, overrides: Json) -> Json:
-        """Create and start a job. It is sent once: whether a request that failed took effect is not known."""
+    def create(self, algorithm: str, config_body: Json, overrides: Json, *, auto_start: bool = True) -> Json:
+        """Create a job, and start it. It is sent once: whether a request that failed took effect is not known."""
         body = {"algorithm": algorithm, "config_body": config_body, "overrides": overrides}
-        return self._object(self._call("POST", JOBS_PATH, body))
+        return self._object(self._call("POST", JOBS_PATH, body if auto_start else {**body, "auto_start": False}))
+
+    def estimate(self, algorithm: str, config_body: Json, overrides: Json) -> Json:
+        """What such a job would take and cost; nothing is created."""
+        body = {"algorithm": algorithm, "config_body": config_body, "overrides": overrides}
+        return self._object(self._call("POST", f"{JOBS_PATH}/estimate", body))
 
     def job(self, job_id: str) -> Json:
         return self._object(self._call("GET", _path(job_id)))
@@ -87,6 +92,23 @@ class Remote:
     def cancel(self, job_id: str, reason: str | None = None) -> Json:
         """Repeating it changes nothing; a job that is over stays as it is."""
         return self._object(self._call("POST", f"{_path(job_id)}/cancel", {"reason": reason} if reason else {}))
+
+    def start(self, job_id: str) -> Json:
+        """Repeating it changes nothing, as with `pause` and `resume`."""
+        return self._object(self._call("POST", f"{_path(job_id)}/start"))
+
+    def pause(self, job_id: str) -> Json:
+        return self._object(self._call("POST", f"{_path(job_id)}/pause"))
+
+    def resume(self, job_id: str) -> Json:
+        return self._object(self._call("POST", f"{_path(job_id)}/resume"))
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that is over."""
+        with self._answered("DELETE", _path(job_id)) as response:
+            response.read()
+        if response.status_code != httpx.codes.NO_CONTENT:
+            raise self._error(response)
 
     def is_ready(self) -> bool:
         """Whether the service can work. Raises ServiceUnreachable where nothing answers."""
@@ -130,7 +152,7 @@ class Remote:
 
     def _object(self, answer: Any) -> Json:
         if not isinstance(answer, dict):
-            raise ServiceUnreachable(self.url, "it answered something that is no job")
+            raise ServiceUnreachable(self.url, "it answered something that is no object")
         return answer
 
     def _error(self, response: httpx.Response) -> RequestRefused | ServiceUnreachable:

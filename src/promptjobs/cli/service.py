@@ -5,34 +5,29 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
-import asyncpg
 import uvloop
 from alembic.util import CommandError
 from rich.console import Console
 from rich.text import Text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from promptjobs.api import server
+from promptjobs.cli.database import database_url, opened, require_schema
 from promptjobs.cli.exits import tell
 from promptjobs.cli.logs import log_to_stderr
 from promptjobs.cli.remote import is_loopback
-from promptjobs.cli.signals import handled, uninterrupted
+from promptjobs.cli.signals import handled
 from promptjobs.cli.text import write_json
-from promptjobs.db import embedded
-from promptjobs.db.migrate import current_revision, head_revision, migrate
-from promptjobs.db.session import Database
+from promptjobs.db.migrate import migrate
 from promptjobs.errors import DatabaseUnavailable, OptionInvalid, ProcessFailed
 from promptjobs.settings import Settings
 
 Ready = Callable[[str], None]
-
-CONNECT_SECONDS = 10.0
 
 
 # --- server and worker -----------------------------------------------------------------------------------------------
@@ -150,36 +145,12 @@ def _database(settings: Settings) -> str:
     return f"PostgreSQL at {parts.hostname or 'a local socket'}{parts.path}"
 
 
-@asynccontextmanager
-async def _opened(url: str) -> AsyncIterator[Database]:
-    """A database that answers. Raises OptionInvalid for a URL that cannot be read, DatabaseUnavailable."""
-    try:
-        database = Database.open(url, 1)
-    except (ArgumentError, ValueError) as error:
-        raise OptionInvalid("PROMPTJOBS_DATABASE_URL", "expected postgresql://user:password@host/name") from error
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            connection = await database.connect()
-            await connection.close()
-        yield database
-    except TimeoutError as error:
-        raise DatabaseUnavailable(f"the database does not answer within {CONNECT_SECONDS:g} s") from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as error:
-        raise DatabaseUnavailable(f"the database cannot be used: {error}") from error
-    finally:
-        await database.close()
-
-
 async def _check_database(settings: Settings) -> None:
     """A database that is not ours to start must be there, with this version's schema. Raises DatabaseUnavailable."""
     if settings.database_url is None:
         return
-    wanted = head_revision()
-    async with _opened(settings.database_url) as database, database.engine.connect() as connection:
-        found = await connection.run_sync(current_revision)
-    if found != wanted:
-        said = f"the database has schema {found or 'none'}, and this version needs {wanted}"
-        raise DatabaseUnavailable(f"{said}: run `promptjobs migrate`")
+    async with opened(settings.database_url) as database:
+        await require_schema(database)
 
 
 def run_migration(settings: Settings, revision: str) -> tuple[str | None, str | None]:
@@ -188,16 +159,12 @@ def run_migration(settings: Settings, revision: str) -> tuple[str | None, str | 
     Raises OptionInvalid for a revision that does not exist, EmbeddedPostgresFailed, DatabaseUnavailable.
     """
     log_to_stderr(settings.log_level)
-    if settings.database_url is not None:
-        return asyncio.run(_migrate(settings.database_url, revision))
-    with uninterrupted():
-        running = embedded.start(settings.data_dir / "postgres")
-    with running:
-        return asyncio.run(_migrate(running.url, revision))
+    with database_url(settings) as url:
+        return asyncio.run(_migrate(url, revision))
 
 
 async def _migrate(url: str, revision: str) -> tuple[str | None, str | None]:
-    async with _opened(url) as database:
+    async with opened(url) as database:
         try:
             return await migrate(database, revision)
         except CommandError as error:

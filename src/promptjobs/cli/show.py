@@ -9,10 +9,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from promptjobs.cli.figures import best_and_baseline, failed, parts_spent, spent
 from promptjobs.cli.remote import DEFAULT_URL, JOBS_PATH, TERMINAL, Json
 from promptjobs.cli.text import cost, duration, one_line, readable_json, score, tried
 
-STYLE_OF_STATUS = {"succeeded": "bold green", "failed": "bold red", "cancelled": "bold yellow", "running": "cyan"}
+STYLE_OF_STATUS = {
+    "succeeded": "bold green",
+    "failed": "bold red",
+    "cancelled": "bold yellow",
+    "paused": "yellow",
+    "running": "cyan",
+}
 
 WIDE = 100
 """Columns from which on the table of jobs has room for the policy's model."""
@@ -24,6 +31,8 @@ def print_job(out: Console, job: Json) -> None:
     out.print(_headline(job), soft_wrap=True)
     if job["error"]:
         out.print(Text(one_line(job["error"], 2000), "red"), soft_wrap=True)
+    elif detail := job["metadata"].get("stats", {}).get("finish_detail"):
+        out.print(Text(one_line(detail, 2000), "yellow"), soft_wrap=True)
     snapshot = job["best_snapshot"]
     if snapshot is not None:
         # The prompt is long: what comes after it is still on the screen at the end.
@@ -39,6 +48,8 @@ def print_job(out: Console, job: Json) -> None:
         out.print(_counters(counters(stats, snapshot)))
     elif job["progress"]:
         out.print(Text(_state(job["progress"])), soft_wrap=True)
+        if spend := job.get("spend"):
+            out.print(Text(f"spent: {spent(spend)}"), soft_wrap=True)
 
 
 def _headline(job: Json) -> Text:
@@ -52,8 +63,9 @@ def _headline(job: Json) -> Text:
 
 def _state(progress: Mapping[str, Any]) -> str:
     done = f"{progress['rollouts_completed']}/{progress['rollouts_total']} rollouts"
-    scores = f"best {score(progress['best_score'])}, baseline {score(progress['baseline_score'])}"
-    return f"{progress['phase']}: {done}, {scores}, {tried(progress)}"
+    best, baseline = best_and_baseline(progress)
+    told = f"{progress['phase']}: {done}, best {best}, baseline {baseline}, {tried(progress)}"
+    return f"{told}, {failed(progress)}" if progress.get("failed_rollouts") else told
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
@@ -67,15 +79,21 @@ def print_scores(out: Console, snapshot: Mapping[str, Any]) -> None:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("seeds", no_wrap=True)
-    table.add_column("n", justify="right")
+    table.add_column("n", justify="right", overflow="fold")
     for name in ("baseline", "best", "difference"):
         table.add_column(name, no_wrap=True)
     for place, (name, figures) in enumerate(measured.items()):
         best, baseline, difference = figures["best"], figures["baseline"], figures["difference"]
         scores = _interval(baseline), _interval(best), _interval(difference, "+")
-        table.add_row(name, str(best["n"] if best else 0), *scores, style="bold" if place == 0 else "")
+        table.add_row(name, _seeds(baseline, best), *scores, style="bold" if place == 0 else "")
     out.print(table)
     out.print(Text(f"Means with 95 % intervals. {_roles(snapshot)}", "dim"))
+
+
+def _seeds(baseline: Mapping[str, Any] | None, best: Mapping[str, Any] | None) -> str:
+    """On how many seeds the two scores rest: one number where it is the same."""
+    counts = [estimate["n"] if estimate else 0 for estimate in (baseline, best)]
+    return "/".join(dict.fromkeys(map(str, counts)))
 
 
 def _measured(snapshot: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -188,15 +206,24 @@ def counters(stats: Mapping[str, Any], snapshot: Mapping[str, Any] | None = None
     ]
     by_phase = ", ".join(f"{name} {count:,}" for name, count in phases if count)
     rollouts = f"{stats['total_rollouts']:,}" + (f" ({by_phase})" if by_phase else "")
-    apart = f"{stats['failed_rollouts']:,} failed, {stats['reused_rollouts']:,} scores reused"
+    apart = f"{failed(stats)}, {stats['reused_rollouts']:,} scores reused"
     tokens = f"rollouts {stats['rollout_tokens_used']:,}, proposals {stats['mutation_tokens_used']:,}"
     return [
         ("rollouts", f"{rollouts}, {apart}"),
         *_tried(stats, snapshot),
         ("tokens", f"{stats['total_tokens']:,} ({tokens})"),
-        ("cost", cost(stats["total_cost_usd"])),
+        ("cost", _paid(stats)),
         ("time", duration(stats["total_time_seconds"])),
     ]
+
+
+def _paid(stats: Mapping[str, Any]) -> str:
+    """By the ledger, which knows the calls that a crash repeated too."""
+    spend = stats.get("spend")
+    if spend is None:
+        return cost(stats["total_cost_usd"])
+    parts = parts_spent(spend)
+    return f"{spent(spend)} ({parts})" if parts else spent(spend)
 
 
 def _tried(stats: Mapping[str, Any], snapshot: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -249,7 +276,7 @@ def jobs_table(jobs: Sequence[Json], width: int, now: datetime | None = None) ->
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("job", no_wrap=True)
     table.add_column("status", no_wrap=True)
-    for name in ("rollouts", "best", "created"):
+    for name in ("rollouts", "best (n)", "age"):
         table.add_column(name, justify="right", no_wrap=True)
     is_wide = width >= WIDE
     if is_wide:
@@ -262,16 +289,22 @@ def jobs_table(jobs: Sequence[Json], width: int, now: datetime | None = None) ->
             job["job_id"],
             Text(job["status"], STYLE_OF_STATUS.get(job["status"], "")),
             f"{done}/{job['rollout_budget']}",
-            score(job["best_score"]),
-            _ago(datetime.fromisoformat(job["created_at"]), now or datetime.now(UTC)),
+            _best(job),
+            _age(datetime.fromisoformat(job["created_at"]), now or datetime.now(UTC)),
             *([policy] if is_wide else []),
         )
     return table
 
 
-def _ago(then: datetime, now: datetime) -> str:
+def _best(job: Json) -> str:
+    """The best score, and behind it the number of seeds that it rests on."""
+    value, seeds = job["best_score"], job.get("best_score_seeds")
+    return score(value) if value is None or seeds is None else f"{score(value)} ({seeds})"
+
+
+def _age(then: datetime, now: datetime) -> str:
     seconds = max(0, int((now - then).total_seconds()))
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
         if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

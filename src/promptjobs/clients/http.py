@@ -1,21 +1,22 @@
-"""Outgoing HTTP: one shared session, a total deadline, a size cap, and foreign errors translated once."""
+"""Outgoing HTTP: shared connections, a total deadline, a size cap, and foreign errors translated once."""
 
 import asyncio
 import math
-import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
 import aiohttp
-from aiohttp import http_exceptions
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from promptjobs.clients.addresses import GuardedResolver, check_address, is_literal
+from promptjobs.clients.http_connection import Closed, Connection, NotDecodable, NotHttp, TooLarge
+from promptjobs.clients.http_connection import Reply as Reply
+from promptjobs.clients.http_pool import CONNECT_SECONDS, KEEPALIVE_SECONDS, NotConnected, Pool, Target, head_of
 from promptjobs.clients.redaction import redacted, shown_url
 from promptjobs.errors import (
     ConnectionLost,
@@ -27,27 +28,16 @@ from promptjobs.errors import (
 )
 
 MAX_REPLY_BYTES = 4 * 2**20
-CONNECT_SECONDS = 10.0
-KEEPALIVE_SECONDS = 4.0
-"""Below the 5 s after which common servers close an idle connection, so that no request meets a closing one."""
-
+USER_AGENT = "promptjobs"
+USUAL_HEADERS = {"user-agent": USER_AGENT, "accept": "*/*", "accept-encoding": "gzip, deflate"}
 LONGEST_RETRY_AFTER_SECONDS = 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A complete reply. The body is decompressed; the names of `headers` match in any case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
 class Outgoing:
-    """The session that every outgoing call shares.
+    """What every outgoing call shares: connections for whole replies, and a session for streams.
 
     allowed_targets: exact host:port pairs that may be dialled although they are loopback or private. allow_loopback
-    opens every loopback address. The guard also holds for calls made with `session` itself, redirects included.
+    opens every loopback address. The guard holds for both, in the session for redirects too.
     """
 
     def __init__(
@@ -61,6 +51,7 @@ class Outgoing:
         self.allow_loopback = allow_loopback
         self._resolver = resolver
         self._session: aiohttp.ClientSession | None = None
+        self._pool: Pool | None = None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -72,31 +63,32 @@ class Outgoing:
         await self.close()
 
     async def open(self) -> None:
-        """Open the session; it belongs to the running event loop."""
+        """Make ready; all of it belongs to the running event loop."""
         inner = self._resolver or aiohttp.ThreadedResolver()
-        connector = aiohttp.TCPConnector(
-            limit=0,
-            resolver=GuardedResolver(inner, self.allowed_targets, self.allow_loopback),
-            keepalive_timeout=KEEPALIVE_SECONDS,
-        )
+        resolver = GuardedResolver(inner, self.allowed_targets, self.allow_loopback)
+        self._pool = Pool(resolver, self.allowed_targets, self.allow_loopback)
+        connector = aiohttp.TCPConnector(limit=0, resolver=resolver, keepalive_timeout=KEEPALIVE_SECONDS)
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
-            headers={"user-agent": "promptjobs"},
+            headers={"user-agent": USER_AGENT},
             middlewares=(self._check_literal,),
             trust_env=False,
         )
 
     async def close(self) -> None:
         """Close every connection. Closing twice is no error."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """For streaming callers, who set their own deadline, cap and allow_redirects=False."""
+        """For streams, whose readers set their own deadline, cap and allow_redirects=False."""
         if self._session is None:
             raise PromptjobsError("the outgoing session is not open")
         return self._session
@@ -117,18 +109,21 @@ class Outgoing:
         decompression. Raises Unreachable, ConnectionLost, DeadlineExceeded, InvalidReply, TargetNotAllowed, and
         InvalidRequest for a URL or header that cannot be sent.
         """
+        if self._pool is None:
+            raise PromptjobsError("the outgoing connections are not open")
         target = _target(url)
+        message = _message(method, target, url, headers, body)
+        ends_at = asyncio.get_running_loop().time() + timeout_seconds
         try:
-            async with (
-                asyncio.timeout(timeout_seconds),
-                self.session.request(method, target, data=body, headers=headers, allow_redirects=False) as response,
-            ):
-                return Reply(response.status, response.headers, await _read(response, url, max_bytes))
-        except (aiohttp.ClientError, OSError) as exc:
-            raise _translated(exc, url, timeout_seconds) from exc
-        except ValueError:
-            # aiohttp's message repeats the header, which may be the one that holds the key.
-            raise InvalidRequest(f"a header for {shown_url(url)} has a character that cannot be sent") from None
+            return await _exchanged(self._pool, target, message, max_bytes, ends_at, is_repeatable=method == "GET")
+        except TimeoutError as exc:
+            if exc.errno is not None:  # the other side has stopped to acknowledge what it is sent
+                raise _translated(exc, shown_url(url)) from exc
+            raise DeadlineExceeded(shown_url(url), timeout_seconds) from exc
+        except (NotConnected, Closed, NotHttp, NotDecodable, OSError) as exc:
+            raise _translated(exc, shown_url(url)) from exc
+        except TooLarge as exc:
+            raise InvalidReply(shown_url(url), f"it is larger than {max_bytes} bytes") from exc
 
     async def _check_literal(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -154,57 +149,66 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS) if math.isfinite(seconds) else None
 
 
-def _target(url: str) -> URL:
+@lru_cache(maxsize=1024)
+def _target(url: str) -> Target:
     try:
-        target = URL(url)
+        parsed = URL(url)
     except ValueError:
         raise InvalidRequest(f"{shown_url(url)} is not an http(s) URL") from None
-    if target.scheme not in {"http", "https"} or not target.raw_host:
+    host, authority = parsed.raw_host, parsed.host_port_subcomponent
+    if parsed.scheme not in {"http", "https"} or not host or not authority or not parsed.port:
         raise InvalidRequest(f"{shown_url(url)} is not an http(s) URL")
-    if target.raw_user is not None or target.raw_password is not None:
+    if parsed.raw_user is not None or parsed.raw_password is not None:
         raise InvalidRequest(f"{shown_url(url)}: credentials do not belong into a URL")
-    return target
+    return Target(host, parsed.port, parsed.scheme == "https", authority, parsed.raw_path_qs or "/")
 
 
-async def _read(response: aiohttp.ClientResponse, url: str, max_bytes: int) -> bytes:
-    """The whole body. The connection is closed, not drained, once the body is known to be too large."""
-    declared = response.content_length
-    chunks: list[bytes] = []
-    size = declared if declared is not None and declared > max_bytes else 0
-    if size == 0:
-        async for chunk in response.content.iter_any():
-            size += len(chunk)
-            if size > max_bytes:
-                break
-            chunks.append(chunk)
-        else:
-            return b"".join(chunks)
-    response.close()
-    raise InvalidReply(shown_url(url), f"it is larger than {max_bytes} bytes")
+def _message(method: str, target: Target, url: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+    try:
+        head = head_of(method, target, {**USUAL_HEADERS, **headers}, None if body is None else len(body))
+    except ValueError:
+        # The error would show the header, which may be the one that holds the key.
+        raise InvalidRequest(f"a header for {shown_url(url)} has a character that cannot be sent") from None
+    return head if body is None else head + body
 
 
-def _translated(exc: Exception, url: str, timeout_seconds: float) -> PromptjobsError:
-    shown = shown_url(url)
+async def _exchanged(
+    pool: Pool, target: Target, message: bytes, max_bytes: int, ends_at: float, *, is_repeatable: bool
+) -> Reply:
+    """The reply over a connection that is open, or else over a new one. Raises TimeoutError at `ends_at`."""
+    connection = pool.take(target)
+    if connection is not None:
+        try:
+            return await _over(connection, pool, target, message, max_bytes, ends_at)
+        except Closed as closed:
+            # It may have been closed while it was idle: what changes nothing is sent again.
+            if closed.has_begun or not is_repeatable:
+                raise
+    async with asyncio.timeout_at(ends_at):
+        connection = await pool.dial(target)
+    return await _over(connection, pool, target, message, max_bytes, ends_at)
+
+
+async def _over(
+    connection: Connection, pool: Pool, target: Target, message: bytes, max_bytes: int, ends_at: float
+) -> Reply:
+    timer = asyncio.get_running_loop().call_at(ends_at, connection.abort, TimeoutError())
+    try:
+        return await connection.exchange(message, max_bytes)
+    finally:
+        timer.cancel()
+        pool.give_back(target, connection)
+
+
+def _translated(exc: Exception, shown: str) -> PromptjobsError:
     match exc:
-        case aiohttp.ConnectionTimeoutError():
-            return Unreachable(shown, f"no connection within {CONNECT_SECONDS:g} s")
-        case TimeoutError():
-            return DeadlineExceeded(shown, timeout_seconds)
-        case aiohttp.ClientConnectorDNSError():
-            return Unreachable(shown, "its name cannot be resolved")
-        case aiohttp.ClientSSLError():
-            return Unreachable(shown, f"TLS: {redacted(str(exc))}")
-        case aiohttp.ClientConnectorError():
-            return Unreachable(shown, os.strerror(exc.errno) if exc.errno else redacted(str(exc.os_error)))
-        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
-            return InvalidRequest(f"{shown} is not an http(s) URL")
-        case aiohttp.ClientResponseError():
-            return InvalidReply(shown, f"it is not HTTP: {redacted(exc.message)}")
-        case aiohttp.ClientPayloadError() if isinstance(exc.__cause__, http_exceptions.ContentEncodingError):
+        case NotConnected():
+            return Unreachable(shown, str(exc))
+        case NotHttp():
+            return InvalidReply(shown, f"it is not HTTP: {redacted(str(exc))}")
+        case NotDecodable():
             return InvalidReply(shown, "its content-encoding cannot be decoded")
-        case aiohttp.ServerDisconnectedError():
-            return ConnectionLost(shown, "the server closed the connection without a reply")
-        case aiohttp.ClientPayloadError():
-            return ConnectionLost(shown, "the reply ended before it was complete")
+        case Closed():
+            return ConnectionLost(shown, str(exc))
         case _:
             return ConnectionLost(shown, redacted(str(exc)) or type(exc).__name__)

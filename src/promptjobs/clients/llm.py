@@ -52,8 +52,8 @@ class Llm:
     ) -> Completed:
         """Ask the model once.
 
-        Raises ProviderNotConfigured; ProviderCallFailed (which says whether a retry may help, and what was billed);
-        Unreachable, ConnectionLost, DeadlineExceeded.
+        Raises ProviderNotConfigured; ProviderCallFailed (which says whether a retry may help, and what was billed: 0
+        where the provider has refused, None where nobody knows); Unreachable, ConnectionLost, DeadlineExceeded.
         """
         provider = self._providers.get(model.provider)
         body: dict[str, Any] = {
@@ -94,26 +94,27 @@ def _text(provider: Provider, answer: Any, usage: Usage, cost: float | None) -> 
             named = ", ".join(sorted(map(str, message))) or "nothing"
             cause = f"invalid reply: no text, only {named} (finish_reason {choice.get('finish_reason')!r})"
         case {"error": error}:
-            raise _error_in_reply(provider, error)
+            # Routers answer 200 and put the upstream's status into the error.
+            code = error.get("code") if isinstance(error, Mapping) else None
+            status = code if type(code) is int else 200
+            shown = redacted_body(orjson.dumps(error), _secrets(provider))
+            raise _failed(provider, shown, status, usage, cost)
         case _:
             cause = "invalid reply: it has no choices"
-    raise ProviderCallFailed(
+    raise _failed(provider, redacted(cause), 200, usage, cost)
+
+
+def _failed(provider: Provider, cause: str, status: int, usage: Usage, cost: float | None) -> ProviderCallFailed:
+    """A reply of status 200 without a text: what it says that it used is paid."""
+    return ProviderCallFailed(
         provider.name,
-        redacted(cause),
-        200,
+        cause,
+        status,
+        retryable=status in RETRYABLE,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         unknown_tokens=usage.unknown_tokens,
-        cost_usd=cost,
-    )
-
-
-def _error_in_reply(provider: Provider, error: Any) -> ProviderCallFailed:
-    """Routers answer 200 and put the upstream's status into the error."""
-    code = error.get("code") if isinstance(error, Mapping) else None
-    status = code if type(code) is int else 200
-    return ProviderCallFailed(
-        provider.name, redacted_body(orjson.dumps(error), _secrets(provider)), status, retryable=status in RETRYABLE
+        cost_usd=cost if usage.is_reported else None,
     )
 
 
@@ -125,6 +126,7 @@ def _refusal(provider: Provider, reply: Reply) -> ProviderCallFailed:
         reply.status,
         retryable=reply.status in RETRYABLE and OUT_OF_QUOTA.encode() not in reply.body,
         retry_after_seconds=retry_after_seconds(reply.headers),
+        cost_usd=0.0 if reply.status >= 400 else None,
     )
 
 

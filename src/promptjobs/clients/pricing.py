@@ -48,7 +48,7 @@ def cost_usd(provider: str, model: str, usage: Usage, price: Price | None = None
 
     Tokens without a split are charged at the dearer rate, so the figure is never too low.
     """
-    rates = _given(price) if price is not None else _listed(provider, model, int(time.time()) // PERIOD_SECONDS)
+    rates = _rates_of(provider, model, price)
     if rates is None:
         return None
     sent = usage.prompt_tokens + usage.unknown_tokens
@@ -63,6 +63,21 @@ def cost_usd(provider: str, model: str, usage: Usage, price: Price | None = None
     )
 
 
+def most_usd(
+    provider: str, model: str, prompt_tokens: int, completion_tokens: int, price: Price | None = None
+) -> float | None:
+    """What a call costs at most that has these tokens at most; None where the price is not known.
+
+    Every token at the dearest of its rates. Tokens that are reported without a split count as completion tokens.
+    """
+    rates = _rates_of(provider, model, price)
+    if rates is None:
+        return None
+    into, out = _dearest(rates.input, rates.cached), _dearest(rates.input, rates.output)
+    # Sums of floats are rounded: the bound has to stay above that.
+    return (prompt_tokens * into + completion_tokens * out) * (1 + 1e-12)
+
+
 def is_priced(provider: str, model: str) -> bool:
     """Whether the list has a price for the model."""
     return _listed(provider, model, int(time.time()) // PERIOD_SECONDS) is not None
@@ -71,6 +86,10 @@ def is_priced(provider: str, model: str) -> bool:
 def load_prices() -> None:
     """Load the list (about 0.3 s, once a process): call it at the start, in a thread, not in the first request."""
     is_priced("openai", "gpt-4o")
+
+
+def _rates_of(provider: str, model: str, price: Price | None) -> Rates | None:
+    return _given(price) if price is not None else _listed(provider, model, int(time.time()) // PERIOD_SECONDS)
 
 
 @lru_cache(maxsize=1024)
@@ -104,6 +123,10 @@ def _steps(price: Decimal | TieredPrices) -> Steps:
 def _given(price: Price) -> Rates:
     into = ((-1, price.input_usd_per_million / MILLION),)
     return Rates(into, into, ((-1, price.output_usd_per_million / MILLION),))
+
+
+def _dearest(*rates: Steps) -> float:
+    return max(rate for steps in rates for _, rate in steps)
 
 
 def _rate(steps: Steps, prompt_tokens: int) -> float:

@@ -1,7 +1,7 @@
 """Reading a task app's reply to a rollout: the score strictly, everything else tolerantly, in both dialects."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,8 +46,8 @@ def read_sdk_reply(body: Any, seed: int, url: str) -> RolloutReply:
         detail = _text(reply.get("status_detail"))
         raise TaskAppFailed(url, redacted(f"{status}: {detail}" if detail else status, limit=DETAIL_CHARACTERS))
     _refuse_error(reply, url)
-    metered = [found for name in ("reward_info", "metrics") if isinstance(found := reply.get(name), Mapping)]
-    details = next((found for place in metered if isinstance(found := place.get("details"), Mapping)), {})
+    metered = [found for name in ("reward_info", "metrics") if isinstance(found := reply.get(name), dict)]
+    details = next((found for place in metered if isinstance(found := place.get("details"), dict)), {})
     for place in (reply, details):
         _check_seed(place.get("seed"), seed, url)
     places = [details, *metered, reply]
@@ -78,7 +78,7 @@ def read_policy_url_reply(body: Any, seed: int, url: str) -> RolloutReply:
     seeds = reply.get("seeds")
     _check_seed(seeds[0] if isinstance(seeds, list) and len(seeds) == 1 else reply.get("seed"), seed, url)
     own = place.get("details")
-    details = own if isinstance(own, Mapping) else {}
+    details = own if isinstance(own, dict) else {}
     places = [place, details]
     return _reply(read_score(score, url), places, _first_text(places, OUTPUT_NAMES), details)
 
@@ -105,7 +105,7 @@ def _sdk_reward(places: list[Json]) -> Any:
 def _legacy_rewards(places: list[Json]) -> Iterator[Any]:
     for place in places:
         objectives = place.get("outcome_objectives")
-        yield objectives.get("reward") if isinstance(objectives, Mapping) else None
+        yield objectives.get("reward") if isinstance(objectives, dict) else None
     for name in ("outcome_score", "mean_return", "reward_mean"):
         for place in places:
             yield place.get(name)
@@ -123,7 +123,7 @@ def _reply(score: float, places: list[Json], output: str, details: Json) -> Roll
 
 
 def _object(body: Any, url: str) -> Json:
-    if not isinstance(body, Mapping):
+    if not isinstance(body, dict):
         raise InvalidReply(url, f"a JSON object was expected, and {type(body).__name__} came")
     return body
 
@@ -148,9 +148,13 @@ def _check_seed(got: Any, seed: int, url: str) -> None:
         raise InvalidReply(url, f"it is for seed {redacted(str(got), limit=40)}, not for seed {seed}")
 
 
-def _first_text(places: Iterable[Json], names: Iterable[str]) -> str:
-    names = tuple(names)
-    return next((text for place in places for name in names if (text := _text(place.get(name)))), "")
+def _first_text(places: Sequence[Json], names: Sequence[str]) -> str:
+    for place in places:
+        for name in names:
+            value = place.get(name)
+            if value is not None and (text := _text(value)):
+                return text
+    return ""
 
 
 def _text(value: Any) -> str:
@@ -163,7 +167,7 @@ def _last_response(reply: Json) -> str:
     """What the LLM said last, from the trace (schema 3) or from the steps of older replies."""
     match reply.get("trace"):
         case {"event_history": [*events]}:
-            calls = [event for event in events if isinstance(event, Mapping) and event.get("type") == "lm_call"]
+            calls = [event for event in events if isinstance(event, dict) and event.get("type") == "lm_call"]
             if calls:
                 return _message_text(calls[-1].get("llm_response"))
     match reply.get("trajectories"):

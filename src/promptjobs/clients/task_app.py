@@ -83,6 +83,7 @@ class TaskApp:
     def __init__(self, outgoing: Outgoing, url: str, key: SecretStr | None, dialect: Dialect | None) -> None:
         self.url, self.dialect = url, dialect
         self._outgoing, self._shown = outgoing, shown_url(url)
+        self._urls: dict[str, str] = {}
         self._info: TaskInfo | None = None
         self._secrets = () if key is None else (key.get_secret_value(),)
         self._headers = {"content-type": "application/json", "accept": "application/json"}
@@ -186,8 +187,12 @@ class TaskApp:
             raise TaskAppUnreachable(self._shown, f"{method} {path}: no reply within {CHECK_SECONDS:g} s") from exc
 
     def _at(self, path: str) -> str:
-        parts = urlsplit(self.url)
-        return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, fragment=""))
+        known = self._urls.get(path)
+        if known is None:
+            parts = urlsplit(self.url)
+            known = urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, fragment=""))
+            self._urls[path] = known
+        return known
 
     def _refusal(self, reply: Reply) -> str:
         """What a reply without success says, without its body where that may hold beginnings of keys."""

@@ -38,11 +38,11 @@ def read_usage(body: Mapping[str, Any]) -> Usage:
     leave reasoning tokens out of the completion but bill them.
     """
     reported = body.get("usage")
-    if not isinstance(reported, Mapping):
+    if not isinstance(reported, dict):
         return Usage()
     prompt, completion = _count(reported.get("prompt_tokens")), _count(reported.get("completion_tokens"))
     details = reported.get("prompt_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else 0
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,

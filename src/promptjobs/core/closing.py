@@ -5,25 +5,31 @@ from collections.abc import Callable, Sequence
 
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Steps
-from promptjobs.core.evaluations import Reservation
 from promptjobs.core.lanes import Cause, Lane
+from promptjobs.core.limits import Reservation
 from promptjobs.core.result import Finalist, Measured
 from promptjobs.core.search_base import Search
 from promptjobs.core.trial import Phase
 
 
 class Closing(ABC):
-    """Runs on the budget kept for it. After a cancel or errors nothing is asked: what is known is published."""
+    """Runs on the budget kept for it. After a cancel, errors, or the last of the money nothing is asked: what is known
+    is published."""
 
     def __init__(self, search: Search, cause: Cause | None) -> None:
         self.search = search
         self.cause = cause
-        self.may_ask = cause not in (Cause.CANCEL, Cause.ERRORS)
+        self.may_ask = cause not in (Cause.CANCEL, Cause.ERRORS, Cause.BUG, Cause.SPENT)
 
     @property
     def reason(self) -> str:
         """Why the search has ended."""
         return str(self.cause or self.search.finish_reason or "completed")
+
+    @property
+    def detail(self) -> str | None:
+        """The same in words, where the search itself has any; those of a stop from outside are told by its job."""
+        return None if self.cause else self.search.finish_detail
 
     @abstractmethod
     def run(self, lane: Lane) -> Steps:
@@ -32,6 +38,18 @@ class Closing(ABC):
     @abstractmethod
     def rank_value(self, candidate: Candidate) -> float:
         """What the search itself ranks a candidate by."""
+
+    def begin(self, test_seeds: int) -> None:
+        """The end may use what was kept for it, but for what its test will cost: baseline and winner on these seeds."""
+        self.search.budget.begin_end(2 * test_seeds if self.may_ask else 0)
+
+    def tested(self, candidates: int, seeds: Sequence[int]) -> Sequence[int]:
+        """The seeds of the test; fewer, and the same ones for all, where money and tokens hold no more."""
+        budget = self.search.budget
+        budget.begin_end(0)
+        if budget.purse is None:
+            return seeds
+        return seeds[: max(0, budget.purse.holds(budget.used)[0]) // candidates]
 
     def payable(self, candidate: Candidate, rollouts: int) -> int:
         """How many of so many rollouts of this candidate can be paid."""

@@ -28,6 +28,7 @@ from promptjobs.core.config_sections import (
 )
 from promptjobs.core.config_support import SECTION, FieldSupport
 from promptjobs.core.config_values import Given, read_fields, shown
+from promptjobs.core.policies import price_of, used_models
 from promptjobs.core.prompt import PromptTemplate
 from promptjobs.errors import InvalidConfig, MiproConfigurationError, NotYetSupported
 
@@ -189,11 +190,11 @@ def _gepa_job(given: Given) -> tuple[JobConfig, list[str]]:
     config = GepaJobConfig(
         algorithm="gepa", task_app=_task_app(values, "gepa"), policy=policy, initial_prompt=prompt, gepa=gepa
     )
-    if policy.price is None and "cost" in gepa.objectives:
+    if "cost" in gepa.objectives and price_of(config, policy.provider, policy.model) is None:
         gepa_warnings.append(
             f"the objective cost compares nobody where the price of {policy.model} is not known; policy.price gives one"
         )
-    return config, [*prompt_warnings, *gepa_warnings]
+    return config, [*prompt_warnings, *gepa_warnings, *_unused_prices(config)]
 
 
 def _mipro_job(given: Given) -> tuple[JobConfig, list[str]]:
@@ -204,7 +205,14 @@ def _mipro_job(given: Given) -> tuple[JobConfig, list[str]]:
     config = MiproJobConfig(
         algorithm="mipro", task_app=_task_app(values, "mipro"), policy=policy, initial_prompt=prompt, mipro=mipro
     )
-    return config, [*prompt_warnings, *warnings]
+    return config, [*prompt_warnings, *warnings, *_unused_prices(config)]
+
+
+def _unused_prices(config: JobConfig) -> list[str]:
+    used = {f"{each.provider}/{each.model}" for each in used_models(config)}
+    return [
+        f"prices.{name} has no effect: the job calls no such model" for name in config.search.prices if name not in used
+    ]
 
 
 def _task_app(values: Mapping[str, Any], algorithm: str) -> TaskAppConfig:

@@ -55,6 +55,14 @@ _JOB = (
         1_000_000,
         "Price of a million completion tokens. Not in the SDK.",
     ),
+    _on(
+        "prices",
+        T.PRICES,
+        None,
+        "Prices of any of the job's models: an object of `provider/model`, each with `input_usd_per_million` and"
+        " `output_usd_per_million`. They go before the price list, `policy.price` before them. Not in the SDK.",
+        harmless=({},),
+    ),
 )
 
 _MODULES = (
@@ -86,7 +94,7 @@ _STOPS = (
         None,
         1,
         10**9,
-        "Stop after so many trials.",
+        "Most trials before the end, as `…/trials` lists them: the baseline's count, finalists' and the test's do not.",
         *_stop("max_trials", "max_trials_allowed"),
     ),
     integer("termination_config.max_rollouts", None, 1, 10**9, "Stop after so many rollouts.", *_stop("max_rollouts")),
@@ -111,7 +119,8 @@ _STOPS = (
         None,
         1,
         10**15,
-        "Stop at so many tokens, those of rollouts, of the meta-model and of the judge together.",
+        "Most tokens of rollouts, of the meta-model and of the judge together. What would pass it is not sent; the"
+        " search ends early enough for validation and test.",
         *_stop("max_total_tokens", also=("mipro.max_total_tokens",)),
     ),
     number(
@@ -119,7 +128,8 @@ _STOPS = (
         None,
         0.001,
         1_000_000,
-        "Stop when the known costs of all calls reach this. Calls without a known price count as 0.",
+        "Most dollars of all calls together. What would pass it is not sent; the search ends early enough for"
+        " validation and test. Every model needs a known price.",
         *_stop(
             "max_cost_usd",
             "max_total_spend_usd",
@@ -128,6 +138,23 @@ _STOPS = (
                 *("mipro.max_cost_usd", "mipro.max_spend_usd"),
             ),
         ),
+    ),
+    number(
+        "termination_config.max_rollout_cost_usd",
+        None,
+        0.001,
+        1_000_000,
+        "The same of rollouts alone, those of validation and test included. Not in the SDK.",
+        *_stop("max_rollout_cost_usd", also=("mipro.max_rollout_spend_usd",)),
+    ),
+    number(
+        "termination_config.max_proposal_cost_usd",
+        None,
+        0.001,
+        1_000_000,
+        "Most dollars of the meta-model's calls. A GEPA search ends there, a MIPRO search goes on among what was"
+        " proposed. Not in the SDK.",
+        *_stop("max_proposal_cost_usd", also=("mipro.max_proposal_spend_usd",)),
     ),
     number(
         "termination_config.score_threshold",

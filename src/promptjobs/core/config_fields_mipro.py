@@ -196,14 +196,6 @@ _LIMITS = (
         10_000_000,
         "Most tokens of a whole prompt, examples included. Longer ones are not run. Not in the SDK.",
     ),
-    number("mipro.max_rollout_spend_usd", None, 0.001, 1_000_000, "Stop when the known costs of rollouts reach this."),
-    number(
-        "mipro.max_proposal_spend_usd",
-        None,
-        0.001,
-        1_000_000,
-        "Propose nothing further when the known costs of proposals reach this.",
-    ),
 )
 
 _PROGRAM = (

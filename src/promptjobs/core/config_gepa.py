@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from promptjobs.core.config_fields import TABLE_OF
 from promptjobs.core.config_modules import ModuleConfig
-from promptjobs.core.config_search import STOPS, SearchConfig, max_seconds
+from promptjobs.core.config_policy import read_prices
+from promptjobs.core.config_search import PRICES, STOPS, SearchConfig, max_seconds
 from promptjobs.core.config_sections import (
     REPLY_TOKENS,
     AdaptiveBatchConfig,
@@ -178,6 +179,7 @@ def gepa_config(
         meta_model=meta_model(given, policy, "gepa.mutation", "llm_", REPLY_TOKENS[taken["proposer_output_tokens"]]),
         guards=guards(given),
         max_seconds=max_seconds(given),
+        prices=read_prices(given.values[PRICES], PRICES),
         adaptive_pool=pool,
         adaptive_batch=batch,
         verifier=judge,

@@ -43,10 +43,9 @@ class MiproConfig(SearchConfig):
     max_instruction_sets: most options of a stage's bank. generate_at_iterations: from 0; None where the search decides.
     spec_max_tokens: longest part of spec that the meta-model is shown.
     max_token_limit: tokens of the whole job; with enforce_token_limit looked at before a trial is paid, else only
-    reported. max_prompt_tokens: of one compiled prompt. max_rollout_spend_usd, max_proposal_spend_usd: of the rollouts
-    and of the meta-model. stages: at least one; the stage of a prompt that is not divided is called
-    stage_default. edges: pairs of stage ids, without a cycle. is_budget_given: whether rollout_budget was in the
-    request; else it was derived from the plan.
+    reported. max_prompt_tokens: of one compiled prompt. stages: at least one; the stage of a prompt that is not divided
+    is called stage_default. edges: pairs of stage ids, without a cycle. is_budget_given: whether rollout_budget was in
+    the request; else it was derived from the plan.
     """
 
     bootstrap_seeds: tuple[int, ...]
@@ -85,9 +84,12 @@ class MiproConfig(SearchConfig):
     max_token_limit: int | None = None
     enforce_token_limit: bool = True
     max_prompt_tokens: int | None = None
-    max_rollout_spend_usd: float | None = None
-    max_proposal_spend_usd: float | None = None
 
     stages: tuple[StageConfig, ...] = (StageConfig(stage_id=DEFAULT_STAGE, module_id=DEFAULT_MODULE),)
     edges: tuple[tuple[str, str], ...] = ()
     is_budget_given: bool = False
+
+    @property
+    def token_cap(self) -> int | None:
+        enforced = self.max_token_limit if self.enforce_token_limit else None
+        return min((limit for limit in (self.max_total_tokens, enforced) if limit is not None), default=None)

@@ -15,6 +15,10 @@ FIELD_AT: Mapping[str, FieldSupport] = TABLE_OF["gepa"].at
 UPSTREAM_KEYS = frozenset({"inference_url", "api_base", "base_url"})
 
 
+MAX_PRICES = 100
+"""Models whose prices a job may give."""
+
+
 class Price(Resolved):
     input_usd_per_million: float
     output_usd_per_million: float
@@ -42,6 +46,28 @@ def job_policy(values: Mapping[str, Any]) -> PolicyConfig:
         policy_name=values[f"{SECTION}.policy.policy_name"],
         price=_price(prices, f"{SECTION}.policy.price"),
     )
+
+
+def read_prices(value: Any, path: str) -> dict[str, Price]:
+    """By provider/model, the provider in lower case; a model's name may hold slashes. Raises InvalidConfig."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > MAX_PRICES:
+        raise InvalidConfig(
+            f"expected an object of at most {MAX_PRICES} prices by provider/model, got {shown(value)}", path
+        )
+    prices: dict[str, Price] = {}
+    for key, one in value.items():
+        here = f"{path}.{key}"
+        provider, _, model = (part.strip() for part in key.partition("/"))
+        if not provider or not model:
+            raise InvalidConfig('expected "provider/model" as the key of a price, such as "openai/gpt-4o-mini"', here)
+        price, name = _module_price(one, here), f"{provider.lower()}/{model}"
+        if price is None:
+            raise InvalidConfig(f"expected {' and '.join(Price.model_fields)}, got neither", here)
+        if prices.setdefault(name, price) != price:
+            raise InvalidConfig(f"gives {name} another price than the same key in other letters does", here)
+    return prices
 
 
 def module_policy(value: Any, job: PolicyConfig, path: str) -> tuple[PolicyConfig | None, list[str]]:

@@ -6,9 +6,9 @@ from typing import Any
 from promptjobs.core.config_fields import TABLE_OF
 from promptjobs.core.config_mipro import MiproConfig, TpeConfig
 from promptjobs.core.config_modules import program_template
-from promptjobs.core.config_policy import PolicyConfig, repeated_policy
+from promptjobs.core.config_policy import PolicyConfig, read_prices, repeated_policy
 from promptjobs.core.config_prompt import PromptConfig
-from promptjobs.core.config_search import STOPS, max_seconds
+from promptjobs.core.config_search import PRICES, STOPS, max_seconds
 from promptjobs.core.config_sections import (
     REPLY_TOKENS,
     MetaModelConfig,
@@ -48,8 +48,7 @@ TAKEN = {
             *("proposer_effort", "proposer_output_tokens", "metaprompt", "spec_max_tokens", "instructions_per_batch"),
             *("max_instruction_sets", "duplicate_retry_limit", "generate_at_iterations", "transform_strict"),
             *("transform_case_sensitive", "transform_match_mode", "allow_python", "max_meta_calls", "max_token_limit"),
-            *("enforce_token_limit", "token_counting_model", "max_prompt_tokens", "max_rollout_spend_usd"),
-            "max_proposal_spend_usd",
+            *("enforce_token_limit", "token_counting_model", "max_prompt_tokens"),
         )
     },
     **STOPS,
@@ -90,6 +89,7 @@ def mipro_config(
         meta_model=_meta_model(given, model, REPLY_TOKENS[taken["proposer_output_tokens"]]),
         tpe=TpeConfig(**{name: values[f"{TABLE}.tpe.{name}"] for name in TpeConfig.model_fields}),
         max_seconds=max_seconds(given),
+        prices=read_prices(values[PRICES], PRICES),
         adaptive_pool=pool,
         verifier=judge,
         proxy_models=proxy_models(given, model),

@@ -2,8 +2,10 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from promptjobs.core.config_modules import ModuleConfig
-from promptjobs.core.config_policy import PolicyConfig
+from promptjobs.core.config_policy import PolicyConfig, Price
 from promptjobs.core.config_sections import (
     AdaptivePoolConfig,
     MetaModelConfig,
@@ -19,11 +21,15 @@ STOPS = {
     "max_rollouts": "termination_config.max_rollouts",
     "max_total_tokens": "termination_config.max_total_tokens",
     "max_spend_usd": "termination_config.max_cost_usd",
+    "max_rollout_spend_usd": "termination_config.max_rollout_cost_usd",
+    "max_proposal_spend_usd": "termination_config.max_proposal_cost_usd",
     "max_error_rate": "termination_config.max_error_rate",
     "max_consecutive_errors": "termination_config.max_consecutive_errors",
     "score_threshold": "termination_config.score_threshold",
 }
 """Fields of SearchConfig that are taken over as they are, with their paths below `prompt_learning`."""
+
+PRICES = f"{SECTION}.prices"
 
 PROBES = 3
 """Rollouts that gather the task app's own messages where the config has no initial prompt."""
@@ -37,7 +43,8 @@ class SearchConfig(Resolved):
 
     rollout_budget: rollouts in all, the test's aside. test_seeds: held out, opened once at the end. max_…,
     score_threshold: None where that does not stop the search. adaptive_pool, verifier, proxy_models: None where
-    switched off. modules: none where the program makes one kind of LLM call.
+    switched off. modules: none where the program makes one kind of LLM call. max_rollout_spend_usd: on rollouts of
+    every phase; max_proposal_spend_usd: on the meta-model. prices: by provider/model, the provider in lower case.
     """
 
     rng_seed: int = 0
@@ -59,6 +66,8 @@ class SearchConfig(Resolved):
     max_meta_calls: int | None = None
     max_total_tokens: int | None = None
     max_spend_usd: float | None = None
+    max_rollout_spend_usd: float | None = None
+    max_proposal_spend_usd: float | None = None
     max_error_rate: float | None = None
     max_consecutive_errors: int | None = None
     score_threshold: float | None = None
@@ -67,6 +76,12 @@ class SearchConfig(Resolved):
     verifier: VerifierConfig | None = None
     proxy_models: ProxyModelsConfig | None = None
     modules: tuple[ModuleConfig, ...] = ()
+    prices: dict[str, Price] = Field(default_factory=dict)
+
+    @property
+    def token_cap(self) -> int | None:
+        """Most tokens of the whole job, all models together; None where there is no limit."""
+        return self.max_total_tokens
 
     @property
     def module_limits(self) -> dict[str, int]:

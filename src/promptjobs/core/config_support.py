@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 SECTION = "prompt_learning"
-FREE_FORM = frozenset({"env_config", "metadata", "wildcards", "json_schema"})
+FREE_FORM = frozenset({"env_config", "metadata", "wildcards", "json_schema", "prices"})
 """Tables whose keys are the client's own."""
 
 MAX_SEED = 2**53
@@ -38,6 +38,7 @@ class FieldType(StrEnum):
     OBJECT = "object"
     PROMPT = "prompt"
     MODULES = "modules"
+    PRICES = "prices"
     SECRET = "secret"  # noqa: S105 - the name of a type
     LIST = "list"
     REFUSED = "refused"

@@ -143,7 +143,7 @@ def read(field: FieldSupport, path: str, value: Any) -> Any:
             return _without_redactions(_expect(field, path, value, isinstance(value, dict)), path)
         case FieldType.REFUSED:
             raise InvalidConfig(field.refusal, path)
-        case FieldType.PROMPT | FieldType.MODULES | FieldType.SECRET | FieldType.OTHER_ALGORITHM:
+        case FieldType.PROMPT | FieldType.MODULES | FieldType.PRICES | FieldType.SECRET | FieldType.OTHER_ALGORITHM:
             return value
         case _:
             assert_never(field.type)

@@ -8,7 +8,7 @@ from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Answer, Fact, FailureReason, Key, Rollout, Step, Steps, Tier, TrialFact
 from promptjobs.core.judging import Judging
 from promptjobs.core.lanes import Lane
-from promptjobs.core.limits import Budget
+from promptjobs.core.limits import Budget, Reservation
 from promptjobs.core.optimizer import Adopted
 from promptjobs.core.policies import policy_digest
 from promptjobs.core.proxy import Plan, Proxy
@@ -25,27 +25,6 @@ FINAL = frozenset({FailureReason.PROMPT_NOT_MATCHED, FailureReason.TOOL_NOT_ALLO
 
 Known = dict[str, dict[int, Answer]]
 """Answers by candidate and seed."""
-
-
-@dataclass(slots=True)
-class Reservation:
-    """Rollouts taken from the budget for one iteration; what is not spent goes back."""
-
-    budget: Budget
-    held: int
-
-    @staticmethod
-    def of(budget: Budget, rollouts: int) -> "Reservation | None":
-        return Reservation(budget, rollouts) if budget.take(rollouts) else None
-
-    def spend(self, rollouts: int) -> None:
-        if rollouts > self.held:
-            raise ValueError(f"{rollouts} rollouts are to be spent, {self.held} were reserved")
-        self.held -= rollouts
-
-    def release(self) -> None:
-        self.budget.give_back(self.held)
-        self.held = 0
 
 
 @dataclass(slots=True)
@@ -211,6 +190,8 @@ class Evaluations:
         open_seeds = [seed for seed in seeds if seed not in known]
         yield from self._measure(ledgers, candidate, seeds, phase, reservation, facts)
         self.trials += 1
+        if reservation is None or not reservation.spend_trial():
+            self.budget.trials_taken += 1
         trial = Trial(
             n=self.trials,
             candidate_id=candidate_id,
@@ -267,6 +248,8 @@ class Evaluations:
             if ask.key not in self._counted:
                 self._counted.add(ask.key)
                 self.stats.count_rollout(answer, phase)
+                if self.budget.purse is not None:
+                    self.budget.purse.learn(ask, answer)
                 if self.proxy is not None:
                     self.proxy.paid(ask.tier, _cost(answer))
 
@@ -315,6 +298,7 @@ class Evaluations:
         """
         for trial in adopted.trials:
             self.trials = max(self.trials, trial.n)
+            self.budget.trials_taken += 1
             self.stats.trials[trial.phase] += 1
             self.stats.reused += trial.reused
             known = self._hi.known.setdefault(trial.candidate_id, {})

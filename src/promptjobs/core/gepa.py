@@ -28,6 +28,7 @@ from promptjobs.core.limits import (
     draft_count,
     end_rollouts,
     lane_count,
+    least_proposal,
     opening_seeds,
     total_budget,
 )
@@ -39,7 +40,7 @@ from promptjobs.core.racing import Race
 from promptjobs.core.result import Attempt
 from promptjobs.core.search_base import Search
 from promptjobs.core.selection import draw_parent
-from promptjobs.core.stops import SearchState, StopReason, Stops, gepa_stops
+from promptjobs.core.stops import SearchState, StopReason, Stops, gepa_stops, said_of
 from promptjobs.core.trial import Phase
 
 IDLE_TURNS = 25
@@ -60,7 +61,7 @@ class Gepa(Search):
         adaptive = gepa.adaptive_pool
         informative = AdaptivePool(adaptive, gepa.feedback_seeds, gepa.rng_seed) if adaptive else None
         pool = FeedbackPool(gepa.feedback_seeds, gepa.minibatch_size, gepa.rng_seed, informative)
-        super().__init__(Evaluations.of(config, budget), budget, pool)
+        super().__init__(config, Evaluations.of(config, budget), budget, pool)
         self.front_seeds = gepa.front_seeds
         self.archive = self._new_archive()
         self.attempts: dict[str, Attempt] = {}
@@ -83,6 +84,13 @@ class Gepa(Search):
     @property
     def is_race(self) -> bool:
         return self.gepa.acceptance == "race"
+
+    @property
+    def calls_under_way(self) -> int:
+        return self.proposals.under_way
+
+    def end_rollouts(self, total: int) -> int:
+        return end_rollouts(self.gepa, total) + 2 * len(self.gepa.test_seeds)
 
     @property
     def min_improvement(self) -> float:
@@ -108,7 +116,7 @@ class Gepa(Search):
         if self.base is None or self.base.candidate_id not in self.archive:
             yield from Opening(self).run(lane)
         lanes = lane_count(self.gepa, self.budget.left)
-        self.drafts = draft_count(self.gepa, self.budget.left)
+        self.drafts = draft_count(self.gepa, self.budget.left, self.budget.trials_left)
         if isinstance(self.acceptance, Race) and not self.accepted and self._may_go_on():
             # The first step is the largest: whatever else was begun from the baseline meanwhile would be lost on it.
             self._started += self.drafts
@@ -116,7 +124,7 @@ class Gepa(Search):
             for n in range(self.drafts):
                 yield Step(facts=self._proposal_finished(accepted and n == 0))
         yield Fork([self._lane] * lanes)
-        self.finish_reason = self.finish_reason or StopReason.ROLLOUT_BUDGET
+        self.finish_reason = self.finish_reason or self.budget.refused or StopReason.ROLLOUT_BUDGET
 
     def closing(self, lane: Lane, cause: Cause | None) -> Steps:
         return (yield from GepaClosing(self, cause).run(lane))
@@ -156,9 +164,15 @@ class Gepa(Search):
                 best_score=self.archive.ranking[self.archive.best()],
                 has_evidence=not nothing,
                 meta_calls_under_way=self.proposals.under_way,
+                unpaid=self._unpaid(),
             )
-            self.finish_reason = self.stops.reason(state, self.evaluations.stats, own)
+            reason = self.stops.reason(state, self.evaluations.stats, own)
+            self.finish_reason, self.finish_detail = reason, said_of(reason, self.evaluations.stats)
         return self.finish_reason is None
+
+    def _unpaid(self) -> StopReason | None:
+        purse = self.budget.purse
+        return None if purse is None else purse.refusal(self.budget.used, least_proposal(self.gepa))
 
     @property
     def generation(self) -> int:
@@ -235,7 +249,8 @@ class Gepa(Search):
         previous = self.archive.ranking[self.archive.best()]
         change = self.archive.add(child, scores, self._objectives(child, seeds), estimate=estimate)
         self.counts.update(scores)
-        self.attempts[child.candidate_id] = Attempt(child, sum(scores.values()) / len(scores), True)
+        mean = sum(scores.values()) / len(scores)
+        self.attempts[child.candidate_id] = Attempt(child, mean, len(scores), True)
         self.accepted += 1
         is_pareto = child.candidate_id in self.archive.front
         facts: list[Fact] = [events.raced(child, scores, True, is_pareto, "accepted")]
@@ -243,7 +258,8 @@ class Gepa(Search):
         value = self.archive.ranking[child.candidate_id]
         if value > previous:
             self._best_generation = self.generation
-            facts.append(events.new_best(child, value, previous, self.evaluations.stats.total_rollouts))
+            done = self.evaluations.stats.total_rollouts
+            facts.append(events.new_best(child, value, len(scores), previous, done))
         yield Step(facts=facts)
 
     # --- what is told ------------------------------------------------------------------------------------------------
@@ -257,10 +273,16 @@ class Gepa(Search):
         self._accepted_in_generation += accepted
         facts: list[Fact] = []
         if self.generation > before:
-            best, children = self.archive.ranking[self.archive.best()], self.gepa.children_per_generation
-            facts.append(events.generation_complete(self.generation, best, children, self._accepted_in_generation))
+            best, children = self.archive.best(), self.gepa.children_per_generation
+            score, seeds = self.archive.ranking[best], self.seeds_of(best)
+            accepted_ones = self._accepted_in_generation
+            facts.append(events.generation_complete(self.generation, score, seeds, children, accepted_ones))
             self._accepted_in_generation = 0
         return [*facts, *self.progress()]
+
+    def seeds_of(self, candidate_id: str) -> int:
+        """On how many of the front's seeds a member has a score."""
+        return len(self.archive.known_scores(candidate_id))
 
     def progress_data(self) -> dict[str, Any]:
         stats = self.evaluations.stats
@@ -268,7 +290,7 @@ class Gepa(Search):
         done = min(total, stats.total_rollouts - stats.rollouts[Phase.TEST])
         planned = self.gepa.num_generations * self.gepa.children_per_generation
         best = self.archive.best() if self.archive.members else None
-        is_scored = self.base is not None and self.base.candidate_id in self.archive
+        base = self.base.candidate_id if self.base is not None and self.base.candidate_id in self.archive else None
         return {
             "phase": self.phase,
             "rollouts_completed": done,
@@ -280,7 +302,9 @@ class Gepa(Search):
             "transformations_tried": min(self.finished, planned),
             "transformations_planned": planned,
             "best_score": self.archive.ranking[best] if best else None,
-            "baseline_score": self.archive.ranking[self.base.candidate_id] if is_scored and self.base else None,
+            "best_score_seeds": self.seeds_of(best) if best else 0,
+            "baseline_score": self.archive.ranking[base] if base else None,
+            "baseline_score_seeds": self.seeds_of(base) if base else 0,
             "best_candidate_id": best,
             "front": list(self.archive.front),
             "generation": self.generation,

@@ -24,8 +24,8 @@ class GepaClosing(Closing):
 
     def run(self, lane: Lane) -> Steps:
         search = self.search
-        search.budget.release_reserve()
-        yield Step(facts=[events.stopping(self.reason, None), *self._undecided()])
+        self.begin(len(search.gepa.test_seeds))
+        yield Step(facts=[events.stopping(self.reason, self.detail), *self._undecided()])
         finalists = yield from self._validate(lane)
         best = finalists[0].candidate if finalists else self._best_of_front()
         if self.may_ask and best is not None and search.archive.members and search.gepa.test_seeds:
@@ -42,7 +42,7 @@ class GepaClosing(Closing):
             scores = {seed: answer.score for seed, answer in found.items() if answer.score is not None}
             if scores and not candidate.is_baseline and candidate.candidate_id not in search.attempts:
                 mean = sum(scores.values()) / len(scores)
-                search.attempts[candidate.candidate_id] = Attempt(candidate, mean, False)
+                search.attempts[candidate.candidate_id] = Attempt(candidate, mean, len(scores), False)
                 facts.append(events.raced(candidate, scores, False, False, "the search ended before it was decided"))
         return facts
 
@@ -75,18 +75,20 @@ class GepaClosing(Closing):
         return archive.ranking.get(candidate.candidate_id, archive.mean(candidate.candidate_id))
 
     def _finalists(self, seeds: Sequence[int]) -> list[Candidate]:
-        """The best of the archive and the baseline; in the race as many as can be scored on all of the seeds.
+        """The best of the archive and the baseline; as many as can be scored on all of the seeds, in the paper's search
+        all of them where money and tokens are not limited.
 
         The winner comes first, then the baseline where the seeds are held out: the lift is told by them.
         """
         search = self.search
         archive, base = search.archive, search.base
         top = [archive.members[c] for c in archive.ranked()[: search.gepa.validation_top_k]]
-        is_held_out = search.is_race and search.gepa.pareto_source == "train"
+        is_scarce = search.is_race or search.budget.purse is not None
+        is_held_out = is_scarce and search.gepa.pareto_source == "train"
         others = [base] if base is not None and base != top[0] and (is_held_out or base not in top) else []
         rest = [candidate for candidate in top[1:] if candidate not in others]
         order = [top[0], *others, *rest] if is_held_out else [*top, *others]
-        if not search.is_race or not self.may_ask:
+        if not is_scarce or not self.may_ask:
             return order
         left, chosen = search.budget.left, list[Candidate]()
         for candidate in order:
@@ -99,8 +101,9 @@ class GepaClosing(Closing):
     def _test(self, best: Candidate) -> Steps:
         base = self.search.base
         candidates = [best] if base is None or base == best else [base, best]
+        seeds = self.tested(len(candidates), self.search.gepa.test_seeds)
         yield Step(facts=self.search.enter(Phase.TEST))
-        yield Fork([self.scoring(c, self.search.gepa.test_seeds, Phase.TEST) for c in candidates])
+        yield Fork([self.scoring(c, seeds, Phase.TEST) for c in candidates if seeds])
 
     def _result(self, best: Candidate | None, finalists: Sequence[Finalist]) -> OptimizationResult:
         search, gepa = self.search, self.search.gepa
@@ -114,13 +117,13 @@ class GepaClosing(Closing):
             validation=self.measured(best, validated) if best else None,
             test=self.measured(best, gepa.test_seeds) if best else None,
             archive=[
-                Member(archive.members[c], archive.ranking[c], archive.known_scores(c), c in archive.front)
-                for c in archive.ranked()
+                Member(archive.members[c], archive.ranking[c], search.seeds_of(c), known, c in archive.front)
+                for c, known in ((c, archive.known_scores(c)) for c in archive.ranked())
             ],
             finalists=list(finalists),
             attempts=list(search.attempts.values()),
             lineage=lineage(search.candidates, best.candidate_id) if best else [],
             finish_reason=self.reason,
-            detail=None,
+            detail=self.detail,
             progress=search.progress_data(),
         )

@@ -9,7 +9,7 @@ from promptjobs.core.guards import Violation
 from promptjobs.core.pools import PoolChange
 from promptjobs.core.proposers.reflection import Refused
 from promptjobs.core.result import instance_scores_json, messages_json, prompt_json
-from promptjobs.core.search_events import shown_score
+from promptjobs.core.search_events import score_on, shown_score
 from promptjobs.core.transform import diff
 
 
@@ -43,7 +43,9 @@ def baseline(candidate: Candidate, seeds: Sequence[int], scores: Sequence[float 
         {
             "candidate_id": candidate.candidate_id,
             "accuracy": mean,
+            "num_seeds": len(known),
             "baseline_score": mean,
+            "baseline_score_seeds": len(known),
             "objectives": {"reward": mean},
             **instance_scores_json(known),
             "rollouts_completed": rollouts,
@@ -111,12 +113,13 @@ def raced(child: Candidate, scores: Mapping[int, float], accepted: bool, is_pare
     mean = sum(scores.values()) / len(scores) if scores else None
     return EventFact(
         "prompt.learning.proposal.scored",
-        f"candidate {child.n} scores {shown_score(mean)}: {reason}",
+        f"candidate {child.n} scores {score_on(mean, len(scores))}: {reason}",
         {
             "version_id": child.candidate_id,
             "candidate_id": child.candidate_id,
             "score": mean,
             "accuracy": mean,
+            "num_seeds": len(scores),
             "objectives": {} if mean is None else {"reward": mean},
             "accepted": accepted,
             "reason": reason,
@@ -131,7 +134,7 @@ def raced(child: Candidate, scores: Mapping[int, float], accepted: bool, is_pare
 
 
 def frontier_updated(archive: Archive, change: FrontChange) -> EventFact:
-    front = archive.front
+    front, best = archive.front, archive.best()
     return EventFact(
         "prompt.learning.gepa.frontier_updated",
         f"the front holds {len(front)} candidates",
@@ -142,18 +145,22 @@ def frontier_updated(archive: Archive, change: FrontChange) -> EventFact:
             "evicted": list(change.evicted),
             "frontier_size": len(front),
             "frontier_scores": {candidate_id: archive.ranking[candidate_id] for candidate_id in front},
-            "best_score": archive.ranking[archive.best()],
+            "frontier_num_seeds": {candidate_id: len(archive.known_scores(candidate_id)) for candidate_id in front},
+            "best_score": archive.ranking[best],
+            "best_score_seeds": len(archive.known_scores(best)),
         },
     )
 
 
-def new_best(candidate: Candidate, score: float, previous: float, rollouts: int) -> EventFact:
+def new_best(candidate: Candidate, score: float, seeds: int, previous: float, rollouts: int) -> EventFact:
+    """seeds: so many the score rests on."""
     return EventFact(
         "prompt.learning.gepa.new_best",
-        f"candidate {candidate.n} is the best so far: {score:.3f} (was {previous:.3f})",
+        f"candidate {candidate.n} is the best so far: {score_on(score, seeds)} (was {previous:.3f})",
         {
             "candidate_id": candidate.candidate_id,
             "best_score": score,
+            "best_score_seeds": seeds,
             "reward": score,
             "previous_best_score": previous,
             "improvement": score - previous,
@@ -163,13 +170,15 @@ def new_best(candidate: Candidate, score: float, previous: float, rollouts: int)
     )
 
 
-def generation_complete(generation: int, best: float, proposed_: int, accepted: int) -> EventFact:
+def generation_complete(generation: int, best: float, seeds: int, proposed_: int, accepted: int) -> EventFact:
+    """best: the best score so far; seeds: so many it rests on."""
     return EventFact(
         "prompt.learning.gepa.generation.complete",
-        f"generation {generation}: {accepted} of {proposed_} proposals accepted, best {best:.3f}",
+        f"generation {generation}: {accepted} of {proposed_} proposals accepted, best {score_on(best, seeds)}",
         {
             "generation": generation,
             "best_accuracy": best,
+            "best_num_seeds": seeds,
             "candidates_proposed": proposed_,
             "candidates_accepted": accepted,
         },

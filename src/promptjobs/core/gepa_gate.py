@@ -11,10 +11,9 @@ from promptjobs.core import gepa_events as events
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Step, Steps
 from promptjobs.core.demonstrations import FEWEST, with_examples
-from promptjobs.core.evaluations import Reservation
 from promptjobs.core.gepa_proposals import Proposal, rewritten
 from promptjobs.core.lanes import Lane
-from promptjobs.core.limits import COMMON_SHARE
+from promptjobs.core.limits import COMMON_SHARE, Reservation
 from promptjobs.core.merging import merge_subsample
 from promptjobs.core.pools import is_improved, validation_subsample
 from promptjobs.core.result import Attempt
@@ -28,6 +27,11 @@ FAILURES_IN_A_ROW = 5
 """Minibatches with too few scores after which the search gives up."""
 
 MERGE_SEEDS = 5
+
+PROPOSAL_TRIALS = 3
+"""Parent and child on a minibatch, and the child on the front's seeds."""
+
+MERGE_TRIALS = 2
 
 
 class Gate:
@@ -47,7 +51,7 @@ class Gate:
         seeds = search.pool.next()
         cost = search.evaluations.cost
         worst = cost(parent.candidate_id, seeds) + len(seeds) * (1 + search.has_proxy) + len(search.front_seeds)
-        reservation = Reservation.of(search.budget, worst)
+        reservation = Reservation.of(search.budget, worst, PROPOSAL_TRIALS)
         if reservation is None:
             search.exhausted.add(lane.path)
             return None
@@ -101,7 +105,7 @@ class Gate:
         if verdict == "not improved" and self._is_trade_off(parent, child, before, after):
             verdict = "improved"
         if verdict != "improved":
-            search.attempts[child.candidate_id] = Attempt(child, after.score, False)
+            search.attempts[child.candidate_id] = Attempt(child, after.score, len(after.known_scores), False)
             if verdict == "not improved":
                 search.proposals.reject(child, parent)
             scores = {seed: score for seed, score in zip(seeds, after.scores, strict=True) if score is not None}
@@ -152,7 +156,7 @@ class Gate:
         scores = search.evaluations.scores(child.candidate_id, seeds)
         if len(scores) < len(seeds):
             mean = sum(scores.values()) / len(scores) if scores else None
-            search.attempts[child.candidate_id] = Attempt(child, mean, False)
+            search.attempts[child.candidate_id] = Attempt(child, mean, len(scores), False)
             yield Step(facts=[events.raced(child, scores, False, False, "incomplete")])
             return False
         yield from search.join(child, seeds, None)
@@ -165,7 +169,7 @@ class Gate:
         first, second = (search.candidates[parent] for parent in child.parents[:2])
         ours, theirs = (search.evaluations.scores(c.candidate_id, search.front_seeds) for c in (first, second))
         seeds = merge_subsample(ours, theirs, search.front_seeds, lane.rng(), MERGE_SEEDS)
-        reservation = Reservation.of(search.budget, len(search.front_seeds))
+        reservation = Reservation.of(search.budget, len(search.front_seeds), MERGE_TRIALS)
         if reservation is None:
             search.exhausted.add(lane.path)
             return False
@@ -175,7 +179,7 @@ class Gate:
         if len(trial.known_scores) == len(seeds) and sum(trial.known_scores) >= least:
             result = yield from self.validate(lane, child, reservation)
         else:
-            search.attempts[child.candidate_id] = Attempt(child, trial.score, False)
+            search.attempts[child.candidate_id] = Attempt(child, trial.score, len(trial.known_scores), False)
             scores = search.evaluations.scores(child.candidate_id, seeds)
             yield Step(facts=[events.raced(child, scores, False, False, "not improved")])
         reservation.release()

@@ -12,6 +12,7 @@ from promptjobs.core.config import GepaJobConfig
 from promptjobs.core.demonstrations import MARK, OWN_HEADING, Ladder, example_of, own_text, with_own_text
 from promptjobs.core.evaluations import Evaluations
 from promptjobs.core.evidence import Evidence, inputs, record_of
+from promptjobs.core.failures import UNPARSED
 from promptjobs.core.guards import Guards
 from promptjobs.core.line_merging import normalised
 from promptjobs.core.pipeline import calls_by_module
@@ -158,6 +159,9 @@ class Proposals:
         if not records:
             yield Step(facts=[events.refused(parent, section, Refused(Refusal.NO_CALL))])
             return None
+        purse = self.evaluations.budget.purse
+        if purse is not None and not purse.may_propose:  # other lanes have asked since this proposal began
+            return None
         content = own_text(parent.template.section(section).content)
         placeholders = [name for name in PLACEHOLDER.findall(content) if name in parent.template.wildcards]
         messages = reflection_messages(content, placeholders, records, self._brief(parent, module, number))
@@ -173,7 +177,7 @@ class Proposals:
                 parent.template.wildcards,
             )
         if isinstance(proposed, Refused):
-            self.evaluations.stats.count_proposal(is_refused=True)
+            self.evaluations.stats.count_proposal(is_refused=True, is_unparsed=proposed.reason in UNPARSED)
             yield Step(facts=[events.refused(parent, section, proposed)])
             return None
         return proposed.replace(MARK, OWN_HEADING)

@@ -28,7 +28,7 @@ def rebuild(search: "Gepa", adopted: Adopted) -> None:
             found = [answer.score for answer in known.values() if answer.score is not None]
             score = sum(found) / len(found) if found else None
             search.attempts[candidate.candidate_id] = Attempt(
-                candidate, score, candidate.candidate_id in search.archive
+                candidate, score, len(found), candidate.candidate_id in search.archive
             )
     search.evaluations.stats.trials_tried = len(search.attempts)
     search.accepted = max(0, len(search.archive.members) - 1)

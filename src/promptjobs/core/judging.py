@@ -95,6 +95,7 @@ class Judging:
         misjudged = next((each for each in read if isinstance(each, Misjudged)), None)
         if misjudged is not None:
             self._judged[rollout.key] = replace(rollout, score=None, reason=FailureReason.JUDGE_FAILED)
+            self._stats.count_unjudged()
             self._said[rollout.key] = f"The judge gave no score: {misjudged.reason}. {misjudged.detail}".strip()
             return [_refused(rollout, misjudged)]
         judgements = [each for each in read if isinstance(each, Judgement)]

@@ -18,7 +18,10 @@ STEPS_PER_TURN = 100_000
 
 
 class Cause(StrEnum):
-    """Why a turn was taken. The stops are ranked: a higher one may follow a lower one."""
+    """Why a turn was taken. The stops are ranked: a higher one may follow a lower one.
+
+    MONEY: a limit does not hold a call of the search. SPENT: nor one of the end, so nothing further is asked.
+    """
 
     START = "start"
     RESUME = "resume"
@@ -26,6 +29,7 @@ class Cause(StrEnum):
     NO_PROGRESS = "no_progress"
     DEADLINE = "deadline"
     MONEY = "money"
+    SPENT = "spent"
     ERRORS = "errors"
     BUG = "bug"
     CANCEL = "cancel"
@@ -35,6 +39,7 @@ STOP_RANK: dict[Cause, int] = {
     Cause.NO_PROGRESS: 1,
     Cause.DEADLINE: 1,
     Cause.MONEY: 1,
+    Cause.SPENT: 2,
     Cause.ERRORS: 2,
     Cause.BUG: 2,
     Cause.CANCEL: 3,

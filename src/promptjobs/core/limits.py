@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from promptjobs.core.asks import digest
 from promptjobs.core.config import GepaConfig, GepaJobConfig
 from promptjobs.core.config_search import PROBES
+from promptjobs.core.spending import Purse
+from promptjobs.core.stops import StopReason
 from promptjobs.errors import BudgetTooSmall
 
 FIRST, SECOND = 6, 14
@@ -23,6 +25,9 @@ USUAL_PROPOSAL = 36
 
 DRAFT_SHARE = 0.2
 
+DUEL_TRIALS = 4
+"""Trials of a duel beside those of its children: the reference in two blocks, the best child's second, a union."""
+
 
 def evidence_size(gepa: GepaConfig) -> int:
     """How many examples a reflection is shown in the race."""
@@ -37,15 +42,15 @@ def total_budget(gepa: GepaConfig) -> int:
     return min(gepa.rollout_budget, gepa.max_rollouts or gepa.rollout_budget)
 
 
-def end_rollouts(gepa: GepaConfig) -> int:
+def end_rollouts(gepa: GepaConfig, total: int | None = None) -> int:
     """What is kept for closing. In the race, a share of the budget for scoring the finalists again.
 
     It is no more than the finalists and the baseline need, and where validation seeds are held out, enough for the
-    winner and the baseline. The paper's search measures all finalists.
+    winner and the baseline. The paper's search measures all finalists. total: rollouts in all, by default the budget.
     """
     if gepa.acceptance == "full":
         return 0 if gepa.pareto_source == "validation" else len(gepa.validation_seeds) * (1 + gepa.validation_top_k)
-    share = math.floor(gepa.finals_share * total_budget(gepa))
+    share = math.floor(gepa.finals_share * (total_budget(gepa) if total is None else total))
     if gepa.pareto_source == "train" and gepa.validation_seeds:
         everybody = (1 + gepa.validation_top_k) * len(gepa.validation_seeds)
         return max(2 * len(gepa.validation_seeds), min(share, everybody))
@@ -80,10 +85,11 @@ def lane_count(gepa: GepaConfig, left: int) -> int:
     return max(1, min(gepa.lanes, round(proposals / gepa.lane_depth)))
 
 
-def draft_count(gepa: GepaConfig, left: int) -> int:
+def draft_count(gepa: GepaConfig, left: int, trials: int | None = None) -> int:
     """How many proposals start from the baseline: at most a fifth of the budget is theirs.
 
     In the race each has evidence of its own, and what they and a duel cost must be left. left: rollouts of the search.
+    trials: the same, where they are limited: a draft takes one for its evidence and one in the duel.
     """
     if gepa.acceptance == "full":
         return min(gepa.initial_size - 1, math.floor(DRAFT_SHARE * total_budget(gepa) / iteration_rollouts(gepa)))
@@ -92,7 +98,15 @@ def draft_count(gepa: GepaConfig, left: int) -> int:
     evidence = -(-len(gepa.feedback_seeds) // size)
     proposals = gepa.num_generations * gepa.children_per_generation
     calls = proposals if gepa.max_meta_calls is None else gepa.max_meta_calls
-    return max(1, min(gepa.initial_size - 1, affordable, evidence, proposals, calls))
+    possible = affordable if trials is None else min(affordable, (trials - DUEL_TRIALS) // 2)
+    return max(1, min(gepa.initial_size - 1, possible, evidence, proposals, calls))
+
+
+def least_proposal(gepa: GepaConfig) -> int:
+    """Rollouts without which a proposal is not begun where money is short: its evidence, and a first comparison."""
+    if gepa.acceptance == "full":
+        return iteration_rollouts(gepa)
+    return evidence_size(gepa) + FIRST
 
 
 def check_budget(config: GepaJobConfig) -> None:
@@ -111,29 +125,86 @@ def check_budget(config: GepaJobConfig) -> None:
 
 @dataclass(slots=True)
 class Budget:
-    """A hard cap on rollouts: what may be asked is taken first, and what was not needed is given back.
+    """A hard cap on rollouts and trials: what may be asked is taken first, and what was not needed is given back.
 
-    reserved: kept for the end of the search.
+    reserved: kept for the end of the search. trials: most of them before the end; None where they are not limited.
+    trials_taken: those before the end, finished or under way. purse: None where money and tokens are not limited.
+    refused: what the latest refusal was for.
     """
 
     total: int
     reserved: int
     used: int = 0
+    trials: int | None = None
+    trials_taken: int = 0
+    purse: Purse | None = None
+    refused: StopReason | None = None
 
     @property
     def left(self) -> int:
-        """What the search may still take."""
-        return self.total - self.reserved - self.used
+        """What the search may still take; of what money and tokens hold, never less than none."""
+        left = self.total - self.reserved - self.used
+        return left if self.purse is None else min(left, max(0, self.purse.holds(self.used)[0]))
 
-    def take(self, rollouts: int) -> bool:
-        if rollouts > self.left:
+    @property
+    def trials_left(self) -> int | None:
+        return None if self.trials is None else max(0, self.trials - self.trials_taken)
+
+    def lacks(self, rollouts: int, trials: int = 0) -> StopReason | None:
+        """Which limit does not hold so many more; None where all do."""
+        if self.trials_left is not None and trials > self.trials_left:
+            return StopReason.MAX_TRIALS
+        if rollouts > self.total - self.reserved - self.used:
+            return StopReason.ROLLOUT_BUDGET
+        if self.purse is None or not rollouts:
+            return None
+        most, reason = self.purse.holds(self.used)
+        return reason if rollouts > most else None
+
+    def take(self, rollouts: int, trials: int = 0) -> bool:
+        lacking = self.lacks(rollouts, trials)
+        if lacking is not None:
+            self.refused = lacking
             return False
         self.used += rollouts
+        self.trials_taken += trials
         return True
 
-    def give_back(self, rollouts: int) -> None:
+    def give_back(self, rollouts: int, trials: int = 0) -> None:
         self.used -= rollouts
+        self.trials_taken -= trials
 
-    def release_reserve(self) -> None:
-        """The end has begun: it may take what was kept for it."""
+    def begin_end(self, test: int) -> None:
+        """The end may take what was kept for it. test: rollouts of its test, which are not counted but cost money."""
         self.reserved = 0
+        self.trials = None
+        if self.purse is not None:
+            self.purse.begin_end(test, self.used)
+
+
+@dataclass(slots=True)
+class Reservation:
+    """Rollouts and trials taken from the budget for one iteration; what is not spent goes back."""
+
+    budget: Budget
+    held: int
+    trials: int = 0
+
+    @staticmethod
+    def of(budget: Budget, rollouts: int, trials: int = 0) -> "Reservation | None":
+        return Reservation(budget, rollouts, trials) if budget.take(rollouts, trials) else None
+
+    def spend(self, rollouts: int) -> None:
+        if rollouts > self.held:
+            raise ValueError(f"{rollouts} rollouts are to be spent, {self.held} were reserved")
+        self.held -= rollouts
+
+    def spend_trial(self) -> bool:
+        """Whether one was reserved."""
+        has_one = self.trials > 0
+        self.trials -= has_one
+        return has_one
+
+    def release(self) -> None:
+        self.budget.give_back(self.held, self.trials)
+        self.held = self.trials = 0

@@ -34,7 +34,7 @@ from promptjobs.core.mipro_trials import Trials
 from promptjobs.core.optimizer import Adopted
 from promptjobs.core.pools import AdaptivePool, FeedbackPool
 from promptjobs.core.search_base import Search
-from promptjobs.core.stops import SearchState, StopReason, Stops, mipro_stops
+from promptjobs.core.stops import SearchState, StopReason, Stops, mipro_stops, said_of
 from promptjobs.core.trial import Phase
 
 
@@ -54,7 +54,7 @@ class Mipro(Search):
         adaptive = mipro.adaptive_pool
         informative = AdaptivePool(adaptive, mipro.online_seeds, mipro.rng_seed) if adaptive else None
         pool = FeedbackPool(mipro.online_seeds, minibatch_size(mipro), mipro.rng_seed, informative)
-        super().__init__(Evaluations.of(config, budget), budget, pool)
+        super().__init__(config, Evaluations.of(config, budget), budget, pool)
         self.full_seeds = mipro.validation_seeds or mipro.online_seeds
         self.description = ""
         self.reference_inputs: list[str] = []
@@ -62,8 +62,8 @@ class Mipro(Search):
         self.minibatch: tuple[int, ...] = ()
         self.spending = Spending(mipro, self.evaluations.stats)
         self.proposing = Proposing(self)
-        # The limit on calls of the meta-model ends proposals, not the search among what was proposed.
-        self.stops = Stops(mipro.model_copy(update={"max_meta_calls": None}))
+        # The limits on calls of the meta-model end proposals, not the search among what was proposed.
+        self.stops = Stops(mipro.model_copy(update={"max_meta_calls": None, "max_proposal_spend_usd": None}))
         self.is_begun = False
         self.barren = 0
         self.bootstrap_score: float | None = None
@@ -72,6 +72,13 @@ class Mipro(Search):
         if self.base is None:
             raise ValueError("the baseline is not known yet")
         return self.base
+
+    @property
+    def calls_under_way(self) -> int:
+        return self.proposing.under_way
+
+    def end_rollouts(self, total: int) -> int:
+        return end_rollouts(self.mipro, total) + 2 * len(self.mipro.test_seeds)
 
     def incumbent(self) -> Candidate:
         """The candidate that the model believes in most."""
@@ -133,9 +140,10 @@ class Mipro(Search):
         trials.left = mipro.num_evaluations_per_iteration
         yield Fork([trials.lane] * parallel_trials(mipro))
         self.barren = 0 if trials.done > before else self.barren + 1
-        best = self.beliefs.value(self.beliefs.best())
+        best = self.beliefs.best()
+        value, seeds = self.beliefs.value(best), self.beliefs.seeds_of(best)
         told = [
-            events.iteration_complete(iteration, trials.done, best),
+            events.iteration_complete(iteration, trials.done, value, seeds),
             *events.sampler_updated(iteration, trials.done, self.beliefs.rankings()),
         ]
         yield Step(facts=[*told, *self.progress()])
@@ -162,9 +170,8 @@ class Mipro(Search):
                 best_score=self.beliefs.value(self.beliefs.best()),
             )
             own = mipro_stops(self.mipro, stats, iterations=self.iteration, is_exhausted=self.is_exhausted)
-            # What proposals may cost ends them alone.
-            own[StopReason.PROPOSAL_COST_BUDGET] = False
-            self.finish_reason = self.stops.reason(state, stats, own)
+            reason = self.stops.reason(state, stats, own)
+            self.finish_reason, self.finish_detail = reason, said_of(reason, stats)
         return self.finish_reason is None
 
     def stop_for(self, reason: StopReason) -> None:
@@ -182,6 +189,7 @@ class Mipro(Search):
         best = self.beliefs.best() if is_begun else None
         tried = self.trials.done if is_begun else 0
         base = self.base.candidate_id if self.base is not None else ""
+        is_measured = is_begun and base in self.beliefs.measured
         return {
             "phase": self.phase,
             "rollouts_completed": done,
@@ -193,7 +201,9 @@ class Mipro(Search):
             "transformations_tried": min(tried, planned),
             "transformations_planned": planned,
             "best_score": self.beliefs.value(best) if best else None,
-            "baseline_score": self.beliefs.value(base) if is_begun and base in self.beliefs.measured else None,
+            "best_score_seeds": self.beliefs.seeds_of(best) if best else 0,
+            "baseline_score": self.beliefs.value(base) if is_measured else None,
+            "baseline_score_seeds": self.beliefs.seeds_of(base) if is_measured else 0,
             "best_candidate_id": best,
             "front": [],
             "generation": self.iteration,

@@ -108,6 +108,11 @@ class Beliefs:
         """The same; None where it was not measured."""
         return self._values.get(candidate.candidate_id)
 
+    def seeds_of(self, candidate_id: str) -> int:
+        """On how many seeds a candidate was measured; those whose scores were foretold are not among them."""
+        answers = self.search.evaluations.known.get(candidate_id, {})
+        return sum(answer.score is not None for answer in answers.values())
+
     def ranked(self) -> list[str]:
         """Candidates that were measured, best first by the model's estimate; ties by age."""
         candidates = self.search.candidates
@@ -133,7 +138,12 @@ class Beliefs:
     def rankings(self) -> list[dict[str, Any]]:
         """The best candidates as the model sees them now."""
         return [
-            {"candidate_id": name, "estimate": self._values[name], "mean": self.measured[name].mean}
+            {
+                "candidate_id": name,
+                "estimate": self._values[name],
+                "mean": self.measured[name].mean,
+                "num_seeds": self.seeds_of(name),
+            }
             for name in self.ranked()[:RANKINGS]
         ]
 

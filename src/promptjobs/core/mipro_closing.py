@@ -27,10 +27,10 @@ class MiproClosing(Closing):
 
     def run(self, lane: Lane) -> Steps:
         search = self.search
-        search.budget.release_reserve()
+        self.begin(len(search.mipro.test_seeds))
         search.spending.held.clear()
         search.spending.kept = len(search.mipro.test_seeds)
-        yield Step(facts=[events.stopping(self.reason), *search.budget_facts()])
+        yield Step(facts=[events.stopping(self.reason, self.detail), *search.budget_facts()])
         finalists = yield from self._validate(lane)
         best = finalists[0].candidate if finalists else self._best_so_far()
         if self.may_ask and best is not None and search.is_begun and search.mipro.test_seeds:
@@ -107,7 +107,7 @@ class MiproClosing(Closing):
         candidates = [best] if base == best else [base, best]
         search.spending.kept = 0
         search.spending.held.clear()
-        seeds = search.mipro.test_seeds
+        seeds = self.tested(len(candidates), search.mipro.test_seeds)
         # Both on the same seeds, also where a limit on tokens does not hold all of them.
         longest = max(map(self._tokens, candidates))
         seeds = seeds[: search.spending.held_by_limit(longest, len(candidates) * len(seeds)) // len(candidates)]
@@ -130,7 +130,7 @@ class MiproClosing(Closing):
             attempts=self._attempts(),
             lineage=lineage(search.candidates, best.candidate_id) if best else [],
             finish_reason=self.reason,
-            detail=None,
+            detail=self.detail,
             progress=search.progress_data(),
             extra=self._extra(best),
         )
@@ -142,7 +142,8 @@ class MiproClosing(Closing):
         beliefs, members = search.beliefs, []
         for name in beliefs.ranked()[:MEMBERS]:
             known = search.evaluations.scores(name, search.full_seeds)
-            members.append(Member(search.candidates[name], beliefs.value(name), known, name in search.trials.full))
+            candidate, value, seeds = search.candidates[name], beliefs.value(name), beliefs.seeds_of(name)
+            members.append(Member(candidate, value, seeds, known, name in search.trials.full))
         return members
 
     def _attempts(self) -> list[Attempt]:
@@ -152,7 +153,7 @@ class MiproClosing(Closing):
         base = search.baseline().candidate_id
         reference = search.beliefs.value(base)
         return [
-            Attempt(search.candidates[name], found.mean, search.beliefs.value(name) > reference)
+            Attempt(search.candidates[name], found.mean, found.seeds, search.beliefs.value(name) > reference)
             for name, found in search.beliefs.measured.items()
             if name != base
         ]
@@ -203,7 +204,7 @@ class MiproClosing(Closing):
     def _candidate_json(self, candidate: Candidate) -> dict[str, Any]:
         """A candidate by its slots, in the shape that clients of the API read."""
         name, search = candidate.candidate_id, self.search
-        payload, tried = self._payload(candidate), search.trials.tried(name)
+        payload, tried, is_full = self._payload(candidate), search.trials.tried(name), name in search.trials.full
         return {
             "version_id": name,
             "trial_num": tried["trial"] if tried else 0,
@@ -213,7 +214,9 @@ class MiproClosing(Closing):
             "instruction_indices": [i for part in payload.values() for i in part["instruction_ids"]],
             "demo_indices": [i for part in payload.values() for i in part["demo_indices"]],
             "minibatch_score": tried["minibatch_score"] if tried else None,
+            "num_seeds": tried["seeds"] if tried else 0,
             "full_score": search.full_score(name),
+            "full_num_seeds": len(search.evaluations.scores(name, search.full_seeds)) if is_full else 0,
             "is_incumbent": name == search.beliefs.best(),
             "stage_payloads": payload,
         }

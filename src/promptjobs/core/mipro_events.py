@@ -10,15 +10,18 @@ from promptjobs.core.mipro_space import Choice, Instruction, Stage
 from promptjobs.core.pools import PoolChange
 from promptjobs.core.prompt_compiler import Compiled
 from promptjobs.core.proposers.reflection import Refused
-from promptjobs.core.result import OptimizationResult, instance_scores_json, messages_json, prompt_json
+from promptjobs.core.result import (
+    OptimizationResult,
+    final_scores_json,
+    instance_scores_json,
+    messages_json,
+    prompt_json,
+)
 from promptjobs.core.screening import Screening
+from promptjobs.core.search_events import score_on, shown_score
 from promptjobs.core.trial import Trial
 
 Payload = Mapping[str, Mapping[str, Any]]
-
-
-def _shown(score: float | None) -> str:
-    return "unknown" if score is None else f"{score:.3f}"
 
 
 def started(config: MiproJobConfig, budget: int) -> list[Fact]:
@@ -57,17 +60,20 @@ def bootstrapped(candidate: Candidate, trial: Screening, demos: Mapping[str, int
                 "completed": len(known),
                 "total": len(trial.seeds),
                 "score": mean,
+                "num_seeds": len(known),
                 "demos": sum(demos.values()),
                 "demos_by_stage": dict(demos),
             },
         ),
         EventFact(
             "prompt.learning.mipro.baseline",
-            f"the baseline scores {_shown(mean)} on {len(known)} of {len(trial.seeds)} seeds",
+            f"the baseline scores {shown_score(mean)} on {len(known)} of {len(trial.seeds)} seeds",
             {
                 "candidate_id": candidate.candidate_id,
                 "accuracy": mean,
+                "num_seeds": len(known),
                 "baseline_score": mean,
+                "baseline_score_seeds": len(known),
                 "objectives": {"reward": mean},
                 **instance_scores_json(known),
                 "rollouts_completed": rollouts,
@@ -94,11 +100,12 @@ def generation_skipped(iteration: int) -> EventFact:
     )
 
 
-def iteration_complete(iteration: int, trials: int, best: float | None) -> EventFact:
+def iteration_complete(iteration: int, trials: int, best: float | None, seeds: int) -> EventFact:
+    """best: the best estimate; seeds: so many that candidate was measured on."""
     return EventFact(
         "mipro.iteration.complete",
-        f"iteration {iteration + 1} is complete: {trials} trials so far, best estimate {_shown(best)}",
-        {"iteration": iteration, "cumulative": trials, "best_estimate": best},
+        f"iteration {iteration + 1} is complete: {trials} trials so far, best estimate {score_on(best, seeds)}",
+        {"iteration": iteration, "cumulative": trials, "best_estimate": best, "best_num_seeds": seeds},
     )
 
 
@@ -174,12 +181,19 @@ def trial_started(
 
 
 def trial_complete(
-    iteration: int, number: int, candidate: Candidate, found: Screening, payload: Payload, estimate: float | None
+    iteration: int,
+    number: int,
+    candidate: Candidate,
+    found: Screening,
+    payload: Payload,
+    estimate: float | None,
+    seeds: int,
 ) -> EventFact:
+    """estimate: what the model believes of the candidate; seeds: so many it was measured on in all."""
     known = len(found.known_scores)
     return EventFact(
         "mipro.trial.complete",
-        f"trial {number}: {_shown(found.score)} on {known} seeds, estimate {_shown(estimate)}",
+        f"trial {number}: {shown_score(found.score)} on {known} seeds, estimate {shown_score(estimate)}",
         {
             "iteration": iteration,
             "trial": number,
@@ -189,6 +203,7 @@ def trial_complete(
             "num_seeds": known,
             "num_instances": len(found.seeds),
             "estimate": estimate,
+            "estimate_num_seeds": seeds,
             "is_foretold": found.is_foretold,
             "stage_payloads": dict(payload),
         },
@@ -207,7 +222,7 @@ def minibatch(iteration: int, number: int, candidate: Candidate, found: Screenin
     return [
         EventFact(
             "mipro.trial.minibatch",
-            f"trial {number} scores {_shown(mean)} on {known} seeds",
+            f"trial {number} scores {shown_score(mean)} on {known} seeds",
             {
                 "iteration": iteration,
                 "trial": number,
@@ -220,12 +235,13 @@ def minibatch(iteration: int, number: int, candidate: Candidate, found: Screenin
         ),
         EventFact(
             "prompt.learning.proposal.scored",
-            f"candidate {candidate.n} scores {_shown(mean)}",
+            f"candidate {candidate.n} scores {score_on(mean, known)}",
             {
                 "version_id": candidate.candidate_id,
                 "candidate_id": candidate.candidate_id,
                 "score": mean,
                 "accuracy": mean,
+                "num_seeds": known,
                 "objectives": {} if mean is None else {"reward": mean},
                 "accepted": mean is not None and best is not None and mean >= best,
                 "generation": candidate.generation,
@@ -242,7 +258,7 @@ def minibatch(iteration: int, number: int, candidate: Candidate, found: Screenin
 def full_evaluated(iteration: int, number: int, candidate: Candidate, trial: Trial) -> EventFact:
     return EventFact(
         "mipro.fulleval.complete",
-        f"candidate {candidate.n} scores {_shown(trial.score)} on {len(trial.known_scores)} validation seeds",
+        f"candidate {candidate.n} scores {shown_score(trial.score)} on {len(trial.known_scores)} validation seeds",
         {
             "iteration": iteration,
             "trial": number,
@@ -262,12 +278,14 @@ def new_incumbent(
     own: Mapping[str, Any],
     full: float | None,
     estimate: float,
+    seeds: int,
     rollouts: int,
 ) -> EventFact:
-    """number: of the trial that showed it. own: the candidate's own trial, as the history has it."""
+    """number: of the trial that showed it. own: the candidate's own trial, as the history has it. seeds: so many it
+    was measured on by now."""
     return EventFact(
         "mipro.new_incumbent",
-        f"candidate {candidate.n} is the best so far: estimate {estimate:.3f}",
+        f"candidate {candidate.n} is the best so far: estimate {score_on(estimate, seeds)}",
         {
             "iteration": iteration,
             "trial": number,
@@ -275,6 +293,7 @@ def new_incumbent(
             "minibatch_score": own["minibatch_score"],
             "full_score": full,
             "best_score": estimate,
+            "best_score_seeds": seeds,
             "rollouts_completed": rollouts,
             "num_seeds": own["seeds"],
             "cumulative_trials": number,
@@ -312,9 +331,11 @@ def pool_changed(change: PoolChange) -> EventFact:
     )
 
 
-def stopping(reason: str) -> EventFact:
+def stopping(reason: str, detail: str | None) -> EventFact:
     return EventFact(
-        "prompt.learning.mipro.termination.triggered", f"the search ends: {reason}", {"reason": reason, "detail": None}
+        "prompt.learning.mipro.termination.triggered",
+        f"the search ends: {detail or reason}",
+        {"reason": reason, "detail": detail},
     )
 
 
@@ -329,17 +350,19 @@ def tested(result: OptimizationResult, payload: Payload) -> list[Fact]:
     facts: list[Fact] = [
         EventFact(
             "mipro.baseline.test",
-            f"the baseline scores {_shown(baseline)} on the test seeds",
+            f"the baseline scores {shown_score(baseline)} on {len(test.baseline)} test seeds",
             {"test_score": baseline, "num_seeds": len(test.baseline)},
         ),
         EventFact(
             "mipro.topk.evaluated",
-            f"the winner scores {_shown(score)} on the test seeds",
+            f"the winner scores {shown_score(score)} on {len(test.best)} test seeds",
             {
                 "rank": 1,
                 "candidate_id": best.candidate_id,
                 "train_score": result.best_score,
+                "train_num_seeds": result.best_score_seeds,
                 "test_score": score,
+                "test_num_seeds": len(test.best),
                 "lift_absolute": lift,
                 "lift_percent": 100 * lift / baseline if lift is not None and baseline else None,
                 "stage_payloads": dict(payload),
@@ -358,10 +381,10 @@ def tested(result: OptimizationResult, payload: Payload) -> list[Fact]:
 def job_completed(result: OptimizationResult, full: float | None, minibatch_score: float | None) -> EventFact:
     return EventFact(
         "mipro.job.completed",
-        f"best {_shown(result.best_score)}, baseline {_shown(result.baseline_score)}",
+        f"best {score_on(result.best_score, result.best_score_seeds)}, "
+        f"baseline {score_on(result.baseline_score, result.baseline_score_seeds)}",
         {
-            "best_score": result.best_score,
-            "baseline_score": result.baseline_score,
+            **final_scores_json(result),
             "best_full_score": full,
             "best_minibatch_score": minibatch_score,
             "finish_reason": result.finish_reason,

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from promptjobs.core import mipro_events as events
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Recall, Step, Steps, description_ask, digest
-from promptjobs.core.evaluations import Reservation
 from promptjobs.core.evidence import Evidence, inputs
 from promptjobs.core.few_shot import demo_sets, few_shot_examples
 from promptjobs.core.lanes import Lane
-from promptjobs.core.limits import COMMON_SHARE
+from promptjobs.core.limits import COMMON_SHARE, Reservation
 from promptjobs.core.mipro_beliefs import Beliefs
 from promptjobs.core.mipro_plan import demo_set_count, generates_from, probe_seeds, reference_seeds
 from promptjobs.core.mipro_rebuilding import take_over
@@ -137,7 +136,7 @@ class Opening:
         base, seeds = search.baseline(), reference_seeds(search.mipro)
         cost = search.evaluations.cost(base.candidate_id, seeds)
         is_paid = search.spending.affords(search.spending.baseline_tokens, cost)
-        reservation = Reservation.of(search.budget, cost) if is_paid else None
+        reservation = Reservation.of(search.budget, cost, trials=1) if is_paid else None
         if not seeds or reservation is None:
             return
         yield from search.score(lane, base, seeds, Phase.BOOTSTRAP, reservation, may_fail=True)

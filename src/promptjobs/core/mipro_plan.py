@@ -67,11 +67,14 @@ def demo_set_count(mipro: MiproConfig) -> int:
     return min(mipro.max_demo_sets, max(2, planned // 4), MOST_DEMO_SETS)
 
 
-def end_rollouts(mipro: MiproConfig) -> int:
-    """What is kept for the end: enough for the winner and the baseline, and no more than all finalists need."""
-    each = len(full_seeds(mipro))
+def end_rollouts(mipro: MiproConfig, total: int | None = None) -> int:
+    """What is kept for the end: enough for the winner and the baseline, and no more than all finalists need.
+
+    total: rollouts in all, by default the budget.
+    """
+    each, total = len(full_seeds(mipro)), total_budget(mipro) if total is None else total
     everybody = (1 + mipro.validation_top_k) * each
-    return min(everybody, max(2 * each, int(FINALS_SHARE * total_budget(mipro))), total_budget(mipro) // 2)
+    return min(everybody, max(2 * each, int(FINALS_SHARE * total)), total // 2)
 
 
 def parallel_trials(mipro: MiproConfig) -> int:

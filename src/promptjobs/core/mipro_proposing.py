@@ -10,6 +10,7 @@ from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Completion, CompletionBody, Fork, Key, MetaModel, Recall, Step, Steps
 from promptjobs.core.demonstrations import MARK, OWN_HEADING, Example, own_text
 from promptjobs.core.evidence import Evidence, inputs, record_of
+from promptjobs.core.failures import UNPARSED
 from promptjobs.core.few_shot import FewShotExample
 from promptjobs.core.instruction_transforms import (
     AtomicInstructionTransform,
@@ -87,12 +88,10 @@ class Proposing:
 
     @property
     def may_call(self) -> bool:
-        """Whether the limits on calls of the meta-model and on cost leave a further one, by what they cost so far."""
-        config, stats = self.search.mipro, self.search.evaluations.stats
-        spent, most = stats.mutation_tokens.cost_usd, config.max_meta_calls
-        ahead = (self.under_way + 1) * spent / stats.completions if stats.completions else 0.0
-        limits = [(spent, config.max_proposal_spend_usd), (stats.spent_usd, config.max_spend_usd)]
-        if any(limit is not None and used + ahead > limit for used, limit in limits):
+        """Whether the limits on calls of the meta-model, on tokens and on money leave a further one beside the end."""
+        search = self.search
+        stats, most = search.evaluations.stats, search.mipro.max_meta_calls
+        if search.budget.purse is not None and search.budget.purse.refusal(search.budget.used, 0):
             return False
         return most is None or stats.completions + self.under_way < most
 
@@ -183,7 +182,8 @@ class Proposing:
                 reply = yield from self._complete("proposal", messages)
                 kept, refused = self._read(stage, context, brief, reply)
                 for refusal in refused:
-                    search.evaluations.stats.count_proposal(is_refused=True)
+                    is_unparsed = refusal.reason in UNPARSED
+                    search.evaluations.stats.count_proposal(is_refused=True, is_unparsed=is_unparsed)
                     yield Step(facts=[events.refused(stage, iteration, refusal)])
                 if kept:
                     return kept

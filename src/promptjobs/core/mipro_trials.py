@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from promptjobs.core import mipro_events as events
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import CandidateFact, Fact, Step, Steps
-from promptjobs.core.evaluations import Reservation
 from promptjobs.core.lanes import Lane
+from promptjobs.core.limits import Reservation
 from promptjobs.core.mipro_plan import minibatch_size
 from promptjobs.core.mipro_proposing import Proposed
 from promptjobs.core.mipro_space import Choice, Instruction, Stage
@@ -181,9 +181,8 @@ class Trials:
         search = self.search
         seeds = min(minibatch_size(search.mipro), len(search.pool.active))
         cost = seeds * (1 + search.has_proxy)
-        if cost > search.budget.left:
-            return StopReason.ROLLOUT_BUDGET
-        return search.spending.refusal(search.spending.baseline_tokens, cost)
+        lacking = search.budget.lacks(cost, self._parts(seeds))
+        return lacking or search.spending.refusal(search.spending.baseline_tokens, cost)
 
     def measure_incumbent(self, lane: Lane) -> Steps:
         """The incumbent on the new minibatch: who comes after it is compared with it there.
@@ -195,9 +194,10 @@ class Trials:
         cost = search.evaluations.cost(best.candidate_id, seeds)
         rest = len(seeds) * (1 + search.has_proxy)
         tokens = search.space.compile(self.beliefs.choices[best.candidate_id]).tokens
-        if not cost or cost + rest > search.budget.left or not search.spending.affords(tokens, cost + rest):
+        lacking = search.budget.lacks(cost + rest, 1 + self._parts(len(seeds)))
+        if not cost or lacking or not search.spending.affords(tokens, cost + rest):
             return
-        reservation = search.reserve(cost)
+        reservation = search.reserve(cost, trials=1)
         yield from search.score(lane, best, seeds, Phase.OPTIMIZATION, reservation)
         reservation.release()
         self.beliefs.refresh()
@@ -208,11 +208,12 @@ class Trials:
         seeds = search.minibatch
         cost = search.evaluations.screening_cost(candidate.candidate_id, seeds)
         refusal = search.spending.refusal(picked.compiled.tokens, cost)
-        reservation = None if refusal else Reservation.of(search.budget, cost)
+        trials = self._parts(len(seeds))
+        reservation = None if refusal else Reservation.of(search.budget, cost, trials)
         if reservation is None:
             self._put_back(picked)
             if not self.under_way:
-                search.stop_for(refusal or StopReason.ROLLOUT_BUDGET)
+                search.stop_for(refusal or search.budget.refused or StopReason.ROLLOUT_BUDGET)
             return False
         self.under_way += 1
         search.spending.reserve(candidate.candidate_id, picked.compiled.tokens, cost)
@@ -247,11 +248,21 @@ class Trials:
         told = [
             *events.minibatch(search.iteration, number, candidate, found, best),
             events.trial_complete(
-                search.iteration, number, candidate, found, payload, self.beliefs.estimate_of(candidate)
+                search.iteration,
+                number,
+                candidate,
+                found,
+                payload,
+                self.beliefs.estimate_of(candidate),
+                self.beliefs.seeds_of(candidate.candidate_id),
             ),
         ]
         yield Step(facts=[*told, *self._incumbent_facts(number), *search.progress()])
         return True
+
+    def _parts(self, seeds: int) -> int:
+        """In how many parts a minibatch of so many seeds is measured at most; each is a trial."""
+        return 2 if self.search.mipro.early_stopping and _first_part(seeds) < seeds else 1
 
     def _put_back(self, picked: Picked) -> None:
         self.beliefs.withdraw(picked.choice)
@@ -262,9 +273,8 @@ class Trials:
         self, lane: Lane, candidate: Candidate, seeds: Sequence[int], reservation: Reservation, facts: Sequence[Fact]
     ) -> Steps:
         """All of the seeds; a first part alone, where the candidate is behind the incumbent on it, or only fails."""
-        search = self.search
-        size = max(FEWEST_FIRST, -(-len(seeds) // FIRST_PART))
-        if size >= len(seeds) or not search.mipro.early_stopping:
+        search, size = self.search, _first_part(len(seeds))
+        if self._parts(len(seeds)) == 1:
             return (yield from search.screen(lane, candidate, seeds, reservation, facts))
         first, rest = seeds[:size], seeds[size:]
         found: Screening = yield from search.screen(lane, candidate, first, reservation, facts)
@@ -282,11 +292,9 @@ class Trials:
             return []
         self._told_best = best
         full, done = search.full_score(best), search.evaluations.stats.total_rollouts
-        return [
-            events.new_incumbent(
-                search.iteration, number, search.candidates[best], own, full, self.beliefs.value(best), done
-            )
-        ]
+        value, seeds = self.beliefs.value(best), self.beliefs.seeds_of(best)
+        candidate = search.candidates[best]
+        return [events.new_incumbent(search.iteration, number, candidate, own, full, value, seeds, done)]
 
     # --- full evaluations --------------------------------------------------------------------------------------------
 
@@ -302,7 +310,8 @@ class Trials:
         if best in self.full or not cost or spent + cost > FULL_SHARE * (done + cost):
             return
         tokens = search.space.compile(self.beliefs.choices[best]).tokens
-        reservation = Reservation.of(search.budget, cost) if search.spending.affords(tokens, cost) else None
+        is_paid = search.spending.affords(tokens, cost)
+        reservation = Reservation.of(search.budget, cost, trials=1) if is_paid else None
         if reservation is None:
             return
         self.full.add(best)
@@ -316,6 +325,11 @@ class Trials:
         self.beliefs.refresh()
         told: list[Fact] = [events.full_evaluated(search.iteration, number, search.candidates[best], trial)]
         yield Step(facts=[*told, *search.progress()])
+
+
+def _first_part(seeds: int) -> int:
+    """Seeds of the first part of a minibatch of so many."""
+    return max(FEWEST_FIRST, -(-seeds // FIRST_PART))
 
 
 def _by_turns(lists: Sequence[Sequence[dict[str, int]]]) -> list[dict[str, int]]:

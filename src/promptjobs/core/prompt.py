@@ -81,7 +81,8 @@ class PromptTemplate:
 
     def part(self, module: str) -> "PromptTemplate":
         """The prompt of one module alone."""
-        return replace(self, sections=tuple(section for section in self.sections if section.module == module))
+        sections = tuple(section for section in self.sections if section.module == module)
+        return self if len(sections) == len(self.sections) else replace(self, sections=sections)
 
     def with_text(self, texts: Mapping[str, str]) -> "PromptTemplate":
         """The same template with the content of the named sections replaced."""

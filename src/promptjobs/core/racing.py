@@ -13,10 +13,9 @@ from promptjobs.core import gepa_events as events
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Fork, Step, Steps
 from promptjobs.core.demonstrations import texts_of, with_examples
-from promptjobs.core.evaluations import Reservation
 from promptjobs.core.gepa_proposals import Proposal, rewritten
 from promptjobs.core.lanes import Lane
-from promptjobs.core.limits import COMMON_SHARE, FIRST, SECOND, evidence_size
+from promptjobs.core.limits import COMMON_SHARE, FIRST, SECOND, Reservation, evidence_size
 from promptjobs.core.line_merging import apply_additions, merged_texts
 from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.result import Attempt
@@ -132,7 +131,8 @@ class Race:
                 fresh.append(seed)
             elif (known[seed].score or 0.0) < 1.0:
                 chosen.append(seed)
-        reservation = Reservation.of(search.budget, search.evaluations.cost(parent.candidate_id, fresh))
+        cost = search.evaluations.cost(parent.candidate_id, fresh)
+        reservation = Reservation.of(search.budget, cost, trials=bool(fresh))
         if reservation is None:
             search.exhausted.add(lane.path)
             return []
@@ -264,7 +264,8 @@ class Race:
         search = self.search
         found: dict[str, dict[int, float]] = {}
         for candidate in (reference, champion):
-            reservation = Reservation.of(search.budget, search.evaluations.cost(candidate.candidate_id, seeds))
+            cost = search.evaluations.cost(candidate.candidate_id, seeds)
+            reservation = Reservation.of(search.budget, cost, trials=bool(cost))
             if reservation is None:
                 search.exhausted.add(lane.path)
                 known = search.evaluations.scores(champion.candidate_id, seeds)
@@ -296,7 +297,7 @@ class Race:
         """Scores by candidate and seed, all measured at the same time; None where the budget does not suffice."""
         search = self.search
         cost = sum(search.evaluations.screening_cost(c.candidate_id, seeds) for c in candidates)
-        reservation = Reservation.of(search.budget, cost)
+        reservation = Reservation.of(search.budget, cost, trials=len(candidates))
         if reservation is None:
             search.exhausted.add(lane.path)
             return None
@@ -326,7 +327,7 @@ class Race:
         """is_lesson: whether the parent's next reflections are told that this did not help."""
         search = self.search
         mean = sum(scores.values()) / len(scores) if scores else None
-        search.attempts[child.candidate_id] = Attempt(child, mean, False)
+        search.attempts[child.candidate_id] = Attempt(child, mean, len(scores), False)
         if is_lesson and child.operator == "reflection":
             search.proposals.reject(child, search.candidates[child.parents[0]])
         yield Step(facts=[events.raced(child, scores, False, False, why)])

@@ -39,12 +39,13 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A candidate of the archive. score: what it is ranked by. known: its scores on those of the front's seeds that
-    have one, by seed.
+    """A candidate of the archive. score: what it is ranked by; seeds: so many that rests on. known: its scores on those
+    of the front's seeds that have one, by seed.
     """
 
     candidate: Candidate
     score: float
+    seeds: int
     known: Mapping[int, float]
     is_pareto: bool
 
@@ -68,6 +69,7 @@ class Finalist:
             "candidate_id": self.candidate.candidate_id,
             "is_baseline": self.candidate.is_baseline,
             "accuracy": self.accuracy,
+            "num_seeds": len(self.scores),
             "estimate": score_estimate(list(self.scores.values())).to_json() if self.scores else None,
             **instance_scores_json({seed: self.scores[seed] for seed in self.seeds if seed in self.scores}),
         }
@@ -75,16 +77,17 @@ class Finalist:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A candidate that was proposed and scored, accepted or not."""
+    """A candidate that was proposed and scored, accepted or not. seeds: so many the score rests on."""
 
     candidate: Candidate
     score: float | None
+    seeds: int
     accepted: bool
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizationResult:
-    """What a search has found.
+    """What a search has found. detail: why it has ended, in words, where finish_reason does not say it all.
 
     train is measured where the front uses train seeds, validation where validation seeds were opened (or are the
     front), test once at the end. best is None where the job ended before its baseline was known. extra: what only
@@ -112,18 +115,48 @@ class OptimizationResult:
 
     @property
     def best_score(self) -> float | None:
-        found = self.basis.best_score if self.basis else None
-        return found.mean if found else None
+        return mean_of(self.basis)
+
+    @property
+    def best_score_seeds(self) -> int:
+        return seeds_of(self.basis)
 
     @property
     def baseline_score(self) -> float | None:
         found = self.basis.baseline_score if self.basis else None
         return found.mean if found else None
 
+    @property
+    def baseline_score_seeds(self) -> int:
+        return len(self.basis.baseline) if self.basis else 0
+
 
 def mean_of(measured: Measured | None) -> float | None:
+    """The winner's mean score."""
     found = measured.best_score if measured else None
     return found.mean if found else None
+
+
+def seeds_of(measured: Measured | None) -> int:
+    """How many seeds the winner's mean score rests on."""
+    return len(measured.best) if measured else 0
+
+
+def final_scores_json(result: OptimizationResult | None) -> dict[str, Any]:
+    """What the winner and the baseline have scored, each with the number of seeds that it rests on."""
+    train, validation, test = (result.train, result.validation, result.test) if result else (None, None, None)
+    return {
+        "baseline_score": result.baseline_score if result else None,
+        "baseline_score_seeds": result.baseline_score_seeds if result else 0,
+        "best_score": result.best_score if result else None,
+        "best_score_seeds": result.best_score_seeds if result else 0,
+        "best_train_score": mean_of(train),
+        "best_train_score_seeds": seeds_of(train),
+        "best_validation_score": mean_of(validation),
+        "best_validation_score_seeds": seeds_of(validation),
+        "best_test_score": mean_of(test),
+        "best_test_score_seeds": seeds_of(test),
+    }
 
 
 def instance_scores_json(scores: Mapping[int, float]) -> dict[str, Any]:
@@ -160,6 +193,7 @@ def archive_json(result: OptimizationResult) -> list[dict[str, Any]]:
         {
             **candidate_to_json(member.candidate),
             "score": member.score,
+            "num_seeds": member.seeds,
             "is_pareto": member.is_pareto,
             "payload_kind": "template",
             "object": {"type": "template", "data": prompt_json(member.candidate)},
@@ -186,6 +220,7 @@ def attempted_json(result: OptimizationResult) -> list[dict[str, Any]]:
             {
                 **candidate_to_json(attempt.candidate),
                 "accuracy": attempt.score,
+                "num_seeds": attempt.seeds,
                 "objectives": {"reward": attempt.score},
                 "accepted": attempt.accepted,
                 "prompt_length": sum(len(section.content) for section in prompt.sections),
@@ -202,7 +237,11 @@ def optimized_json(result: OptimizationResult) -> list[dict[str, Any]]:
         {
             "rank": rank,
             "candidate_id": member.candidate.candidate_id,
-            "score": {"accuracy": member.score, "instance_scores": list(member.known.values())},
+            "score": {
+                "accuracy": member.score,
+                "num_seeds": member.seeds,
+                "instance_scores": list(member.known.values()),
+            },
             "payload_kind": "template",
             "object": {"type": "template", "data": prompt_json(member.candidate)},
             "messages": messages_json(member.candidate),
@@ -222,10 +261,7 @@ def snapshot_payload(result: OptimizationResult, stats: Mapping[str, Any]) -> di
         "best_prompt": prompt_json(result.best),
         "best_prompt_messages": messages_json(result.best),
         "best_candidate_id": result.best and result.best.candidate_id,
-        "best_score": result.best_score,
-        "best_train_score": mean_of(result.train),
-        "best_validation_score": mean_of(result.validation),
-        "baseline_score": result.baseline_score,
+        **final_scores_json(result),
         "baseline_prompt_messages": messages_json(result.baseline),
         "is_baseline_best": result.best is not None and result.best.is_baseline,
         "transformation": diff(result.baseline.template, result.best.template).to_json() if changed else None,  # type: ignore[union-attr]

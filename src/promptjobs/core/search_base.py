@@ -8,13 +8,16 @@ from typing import Any
 from promptjobs.core import search_events as events
 from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import CandidateFact, Fact, ProgressFact, Recall, Step, Steps, digest
-from promptjobs.core.evaluations import Evaluations, Reservation
+from promptjobs.core.config import JobConfig
+from promptjobs.core.evaluations import Evaluations
 from promptjobs.core.inference import infer_template
 from promptjobs.core.lanes import Lane
-from promptjobs.core.limits import Budget
+from promptjobs.core.limits import Budget, Reservation
+from promptjobs.core.policies import longest_reply
 from promptjobs.core.pools import FeedbackPool
 from promptjobs.core.prompt import PromptPattern, PromptTemplate
 from promptjobs.core.screening import Screening
+from promptjobs.core.spending import purse_of
 from promptjobs.core.trial import Phase, Trial
 from promptjobs.errors import JobFailed, PromptError
 
@@ -27,18 +30,30 @@ class Search(ABC):
 
     algorithm: str
 
-    def __init__(self, evaluations: Evaluations, budget: Budget, pool: FeedbackPool) -> None:
+    def __init__(self, config: JobConfig, evaluations: Evaluations, budget: Budget, pool: FeedbackPool) -> None:
         self.evaluations = evaluations
         self.budget = budget
+        budget.trials = config.search.max_trials
+        budget.purse = purse_of(config.search, longest_reply(config), evaluations.stats, self)
         self.pool = pool
         self.candidates: dict[str, Candidate] = {}
         self.base: Candidate | None = None
         self.phase = Phase.BOOTSTRAP
         self.finish_reason: str | None = None
+        self.finish_detail: str | None = None
 
     @abstractmethod
     def progress_data(self) -> dict[str, Any]:
         """The newest state in numbers, by the names that clients read."""
+
+    @property
+    @abstractmethod
+    def calls_under_way(self) -> int:
+        """Calls of the meta-model that are not answered yet."""
+
+    @abstractmethod
+    def end_rollouts(self, total: int) -> int:
+        """Rollouts of the end, validation and test, of a search that has so many in all."""
 
     @abstractmethod
     def estimate_of(self, candidate: Candidate) -> float | None:
@@ -107,9 +122,9 @@ class Search(ABC):
         self.candidates[candidate.candidate_id] = candidate
         return [] if is_known else [CandidateFact(candidate)]
 
-    def reserve(self, rollouts: int) -> Reservation:
-        """For the baseline: raises JobFailed where the budget does not hold it."""
-        reservation = Reservation.of(self.budget, rollouts)
+    def reserve(self, rollouts: int, trials: int = 0) -> Reservation:
+        """Raises JobFailed where the budget does not hold the baseline, whose own trials are never refused."""
+        reservation = Reservation.of(self.budget, rollouts, trials)
         if reservation is None:
             raise JobFailed(f"the budget of {self.budget.total} rollouts does not hold the baseline")
         return reservation

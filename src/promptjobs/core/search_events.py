@@ -8,18 +8,26 @@ from promptjobs.core.asks import EventFact
 from promptjobs.core.prompt import PromptTemplate, full_text, render
 from promptjobs.core.result import (
     Finalist,
+    Member,
     OptimizationResult,
     attempted_json,
+    final_scores_json,
     messages_json,
     modules_json,
     optimized_json,
     prompt_json,
 )
 from promptjobs.core.trial import Phase, Trial
+from promptjobs.core.verdict import Estimate
 
 
 def shown_score(score: float | None) -> str:
     return "unknown" if score is None else f"{score:.3f}"
+
+
+def score_on(score: float | None, seeds: int) -> str:
+    """A score with the number of seeds that it rests on."""
+    return "unknown" if score is None else f"{score:.3f} on {seeds} {'seed' if seeds == 1 else 'seeds'}"
 
 
 def phase_changed(before: Phase, after: Phase) -> EventFact:
@@ -45,6 +53,7 @@ def trial_results(trial: Trial) -> EventFact:
             "candidate_id": trial.candidate_id,
             "phase": trial.phase,
             "mean": trial.score,
+            "num_seeds": len(trial.known_scores),
             "completed": len(trial.known_scores),
             "failed": trial.failed,
             "reused": trial.reused,
@@ -55,19 +64,22 @@ def trial_results(trial: Trial) -> EventFact:
 
 
 def progress(data: Mapping[str, Any]) -> EventFact:
-    text = f"{data['rollouts_completed']} of {data['rollouts_total']} rollouts, best {shown_score(data['best_score'])}"
+    best = score_on(data["best_score"], data["best_score_seeds"])
+    text = f"{data['rollouts_completed']} of {data['rollouts_total']} rollouts, best {best}"
     return EventFact("prompt.learning.progress", text, data)
 
 
-def validation_scored(finalist: Finalist, baseline_accuracy: float | None) -> EventFact:
+def validation_scored(finalist: Finalist, baseline: Estimate | None) -> EventFact:
+    """baseline: its score on the same seeds."""
     name = "the baseline" if finalist.candidate.is_baseline else f"candidate {finalist.candidate.n}"
     return EventFact(
         "prompt.learning.validation.scored",
-        f"{name} scores {shown_score(finalist.accuracy)} on the validation seeds",
+        f"{name} scores {shown_score(finalist.accuracy)} on {len(finalist.scores)} validation seeds",
         {
             **finalist.to_json(),
             "objectives": {"reward": finalist.accuracy},
-            "baseline_val_accuracy": baseline_accuracy,
+            "baseline_val_accuracy": baseline.mean if baseline else None,
+            "baseline_val_num_seeds": baseline.n if baseline else 0,
             "content": full_text(render(finalist.candidate.template)),
         },
     )
@@ -78,13 +90,14 @@ def closing_events(result: OptimizationResult) -> list[EventFact]:
     facts = []
     if result.finalists:
         base = result.validation.baseline_score if result.validation else None
-        facts += [validation_scored(finalist, base.mean if base else None) for finalist in result.finalists]
+        facts += [validation_scored(finalist, base) for finalist in result.finalists]
         facts.append(
             EventFact(
                 "prompt.learning.validation.summary",
                 f"{len(result.finalists)} candidates were validated",
                 {
                     "baseline": base.mean if base else None,
+                    "baseline_num_seeds": base.n if base else 0,
                     "results": [finalist.to_json() for finalist in result.finalists],
                 },
             )
@@ -99,10 +112,11 @@ def closing_events(result: OptimizationResult) -> list[EventFact]:
 def _best_prompt(result: OptimizationResult) -> EventFact:
     return EventFact(
         "prompt.learning.best.prompt",
-        f"the best prompt scores {shown_score(result.best_score)}",
+        f"the best prompt scores {score_on(result.best_score, result.best_score_seeds)}",
         {
             "candidate_id": result.best.candidate_id if result.best else None,
             "best_score": result.best_score,
+            "best_score_seeds": result.best_score_seeds,
             "best_prompt": prompt_json(result.best),
             "best_prompt_messages": messages_json(result.best),
             **modules_json(result.best),
@@ -111,35 +125,39 @@ def _best_prompt(result: OptimizationResult) -> EventFact:
 
 
 def _top_prompts(result: OptimizationResult) -> list[EventFact]:
-    train = {member.candidate.candidate_id: member.score for member in result.archive} if result.train else {}
+    train = {member.candidate.candidate_id: member for member in result.archive} if result.train else {}
     ranked = result.finalists or (Finalist(0, result.best, {}, ()),) if result.best else ()
-    return [
-        EventFact(
-            "prompt.learning.top.prompt.content",
-            f"the prompt of rank {finalist.rank + 1}",
-            {
-                "rank": finalist.rank + 1,
-                "candidate_id": finalist.candidate.candidate_id,
-                "train_accuracy": train.get(finalist.candidate.candidate_id),
-                "val_accuracy": finalist.accuracy,
-                "template": prompt_json(finalist.candidate),
-                "full_text": full_text(render(finalist.candidate.template)),
-            },
-        )
-        for finalist in ranked
-    ]
+    return [_top_prompt(finalist, train.get(finalist.candidate.candidate_id)) for finalist in ranked]
+
+
+def _top_prompt(finalist: Finalist, member: Member | None) -> EventFact:
+    """member: the same candidate in the archive, where that is ranked by train seeds."""
+    return EventFact(
+        "prompt.learning.top.prompt.content",
+        f"the prompt of rank {finalist.rank + 1}",
+        {
+            "rank": finalist.rank + 1,
+            "candidate_id": finalist.candidate.candidate_id,
+            "train_accuracy": member.score if member else None,
+            "train_num_seeds": member.seeds if member else 0,
+            "val_accuracy": finalist.accuracy,
+            "val_num_seeds": len(finalist.scores),
+            "template": prompt_json(finalist.candidate),
+            "full_text": full_text(render(finalist.candidate.template)),
+        },
+    )
 
 
 def _final_results(result: OptimizationResult) -> EventFact:
     return EventFact(
         "prompt.learning.final.results",
-        f"best {shown_score(result.best_score)}, baseline {shown_score(result.baseline_score)}",
+        f"best {score_on(result.best_score, result.best_score_seeds)}, "
+        f"baseline {score_on(result.baseline_score, result.baseline_score_seeds)}",
         {
             "attempted_candidates": attempted_json(result),
             "optimized_candidates": optimized_json(result),
             "best_prompt": prompt_json(result.best),
-            "best_score": result.best_score,
-            "baseline_score": result.baseline_score,
+            **final_scores_json(result),
             "validation": [finalist.to_json() for finalist in result.finalists],
             "test": result.test.to_json() if result.test else None,
             "version_tree": _version_tree(result),

@@ -1,9 +1,11 @@
-"""Counters of a job: rollouts, trials, tokens and cost, each by what it was for. One shape, wherever it is shown."""
+"""Counters of a job: rollouts, failures, trials, tokens, cost, by what they were for. One shape, wherever shown."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from promptjobs.core.asks import Answer
+from promptjobs.core.asks import Answer, FailureReason
+from promptjobs.core.failures import FailureKind, by_kind, most_frequent_first, said
 from promptjobs.core.trial import Phase
 
 
@@ -44,42 +46,61 @@ def _by_phase() -> dict[Phase, int]:
 
 @dataclass(slots=True)
 class Statistics:
-    """rollouts: answered ok or failed. reused: scores taken from earlier answers. trials_tried: prompts proposed, by
-    whatever operator; proposals_refused: those of them that never became candidates.
+    """rollouts: answered ok or failed. failed_by_reason: those that failed; failing: those since the last that did not.
+    unjudged: answered, but without a score, for the judge gave none. reused: scores taken from earlier answers.
 
-    completions: calls of the meta-model; judgements: calls of the judge. failed_in_a_row: rollouts, the latest ones.
+    trials_tried: prompts proposed, by whatever operator; proposals_refused: those of them that never became candidates;
+    proposals_unparsed: those again whose reply could not be read. completions: calls of the meta-model; judgements:
+    calls of the judge; of both, those that brought no reply are counted as failed.
     """
 
     rollouts: dict[Phase, int] = field(default_factory=_by_phase)
     failed: dict[Phase, int] = field(default_factory=_by_phase)
+    failed_by_reason: Counter[FailureReason] = field(default_factory=Counter)
+    failing: Counter[FailureReason] = field(default_factory=Counter)
+    unjudged: int = 0
     trials: dict[Phase, int] = field(default_factory=_by_phase)
     reused: int = 0
     trials_tried: int = 0
     proposals_refused: int = 0
+    proposals_unparsed: int = 0
     completions: int = 0
+    failed_completions: int = 0
     judgements: int = 0
-    failed_in_a_row: int = 0
+    failed_judgements: int = 0
     rollout_tokens: Tokens = field(default_factory=Tokens)
     mutation_tokens: Tokens = field(default_factory=Tokens)
     judge_tokens: Tokens = field(default_factory=Tokens)
 
     def count_rollout(self, answer: Answer, phase: Phase) -> None:
         self.rollouts[phase] += 1
-        self.failed[phase] += answer.is_failure
-        self.failed_in_a_row = self.failed_in_a_row + 1 if answer.is_failure else 0
         self.rollout_tokens.add(answer)
+        if answer.reason is None:
+            self.failing.clear()
+            return
+        self.failed[phase] += 1
+        self.failed_by_reason[answer.reason] += 1
+        self.failing[answer.reason] += 1
 
     def count_completion(self, answer: Answer) -> None:
         self.completions += 1
+        self.failed_completions += answer.is_failure
         self.mutation_tokens.add(answer)
 
     def count_judgement(self, answer: Answer) -> None:
         self.judgements += 1
+        self.failed_judgements += answer.is_failure
         self.judge_tokens.add(answer)
 
-    def count_proposal(self, *, is_refused: bool) -> None:
+    def count_unjudged(self) -> None:
+        """A rollout has no score, for the judge gave none."""
+        self.unjudged += 1
+
+    def count_proposal(self, *, is_refused: bool, is_unparsed: bool = False) -> None:
+        """is_unparsed: it is refused because the reply could not be read."""
         self.trials_tried += 1
         self.proposals_refused += is_refused
+        self.proposals_unparsed += is_unparsed
 
     @property
     def total_rollouts(self) -> int:
@@ -88,6 +109,30 @@ class Statistics:
     @property
     def total_failed(self) -> int:
         return sum(self.failed.values())
+
+    @property
+    def failed_in_a_row(self) -> int:
+        """Rollouts, the latest ones."""
+        return self.failing.total()
+
+    @property
+    def reasons(self) -> Counter[FailureReason]:
+        """Why rollouts have no score, those among them that the judge gave none."""
+        unjudged = {FailureReason.JUDGE_FAILED: self.unjudged} if self.unjudged else {}
+        return self.failed_by_reason + Counter(unjudged)
+
+    @property
+    def failures(self) -> dict[FailureKind, int]:
+        """The same by kind; all but JUDGE add up to `total_failed`."""
+        return by_kind(self.reasons)
+
+    def error_rate_said(self) -> str:
+        """ "9 of 21 rollouts failed: 7 provider_error, 2 invalid_score"."""
+        return f"{self.total_failed} of {self.total_rollouts} rollouts failed: {said(self.failed_by_reason)}"
+
+    def failing_said(self) -> str:
+        """ "the last 5 rollouts failed: 5 provider_error"."""
+        return f"the last {self.failed_in_a_row} rollouts failed: {said(self.failing)}"
 
     @property
     def total_tokens(self) -> int:
@@ -112,6 +157,8 @@ class Statistics:
         rollouts, mutation, judge = self._parts
         return {
             "trials_tried": self.trials_tried,
+            "proposals_refused": self.proposals_refused,
+            "proposals_unparsed": self.proposals_unparsed,
             "total_trials_evaluated": sum(self.trials.values()),
             "optimization_trials_evaluated": self.trials[Phase.OPTIMIZATION],
             "validation_trials_evaluated": self.trials[Phase.VALIDATION],
@@ -123,9 +170,13 @@ class Statistics:
             "validation_rollouts_executed": self.rollouts[Phase.VALIDATION],
             "test_rollouts_executed": self.rollouts[Phase.TEST],
             "failed_rollouts": self.total_failed,
+            "failures": {kind.value: count for kind, count in self.failures.items()},
+            "failures_by_reason": {reason.value: n for reason, n in most_frequent_first(self.reasons.items())},
             "reused_rollouts": self.reused,
             "mutation_calls": self.completions,
+            "mutation_calls_failed": self.failed_completions,
             "judge_calls": self.judgements,
+            "judge_calls_failed": self.failed_judgements,
             "rollouts_prompt_tokens": rollouts.prompt,
             "rollouts_completion_tokens": rollouts.completion,
             "rollouts_unknown_tokens": rollouts.unknown,

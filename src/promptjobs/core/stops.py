@@ -34,17 +34,10 @@ class StopReason(StrEnum):
     ROLLOUT_BUDGET = "rollout_budget"
 
 
-GEPA_STOPS = frozenset({StopReason.NUM_GENERATIONS, StopReason.PATIENCE_GENERATIONS})
-"""Those that only a GEPA search has."""
+GEPA_STOPS = frozenset({StopReason.NUM_GENERATIONS, StopReason.PATIENCE_GENERATIONS, StopReason.PROPOSAL_COST_BUDGET})
+"""Those that only a GEPA search has: what proposals may cost ends a MIPRO search's proposals alone."""
 
-MIPRO_STOPS = frozenset(
-    {
-        StopReason.ROLLOUT_COST_BUDGET,
-        StopReason.PROPOSAL_COST_BUDGET,
-        StopReason.NUM_ITERATIONS,
-        StopReason.EXHAUSTED,
-    }
-)
+MIPRO_STOPS = frozenset({StopReason.NUM_ITERATIONS, StopReason.EXHAUSTED})
 """Those that only a MIPRO search has."""
 
 
@@ -54,7 +47,8 @@ class SearchState:
 
     trials: in all. rollouts_left: of the search's part of the budget. best_score: the estimate of the best candidate,
     None before the baseline has one. has_evidence: False where nothing that is known leaves anything to propose from.
-    meta_calls_under_way: asked for and not answered yet.
+    meta_calls_under_way: asked for and not answered yet. unpaid: the limit on money or tokens that does not hold what
+    comes next beside the end; None where all do.
     """
 
     trials: int
@@ -62,6 +56,7 @@ class SearchState:
     best_score: float | None
     has_evidence: bool = True
     meta_calls_under_way: int = 0
+    unpaid: StopReason | None = None
 
 
 class Stops:
@@ -81,16 +76,31 @@ class Stops:
             StopReason.MAX_ERROR_RATE: self._fails_too_often(stats),
             StopReason.TOKEN_BUDGET: _reached(stats.total_tokens, config.max_total_tokens),
             StopReason.COST_BUDGET: _reached(stats.spent_usd, config.max_spend_usd),
+            StopReason.ROLLOUT_COST_BUDGET: _reached(stats.rollout_tokens.cost_usd, config.max_rollout_spend_usd),
+            StopReason.PROPOSAL_COST_BUDGET: _reached(stats.mutation_tokens.cost_usd, config.max_proposal_spend_usd),
             StopReason.MAX_META_CALLS: _reached(calls, config.max_meta_calls),
             StopReason.MAX_TRIALS: _reached(state.trials, config.max_trials),
             StopReason.NOTHING_TO_LEARN: not state.has_evidence,
             StopReason.ROLLOUT_BUDGET: state.rollouts_left <= 0,
         }
+        if state.unpaid is not None:
+            holds[state.unpaid] = True
         return next((reason for reason in StopReason if holds.get(reason) or own.get(reason)), None)
 
     def _fails_too_often(self, stats: Statistics) -> bool:
         most, answers = self._config.max_error_rate, stats.total_rollouts
         return most is not None and answers >= FEWEST_ANSWERS and stats.total_failed > most * answers
+
+
+def said_of(reason: StopReason | None, stats: Statistics) -> str | None:
+    """The failures that a search has ended by, in words; None where it has ended by anything else."""
+    match reason:
+        case StopReason.MAX_CONSECUTIVE_ERRORS:
+            return stats.failing_said()
+        case StopReason.MAX_ERROR_RATE:
+            return stats.error_rate_said()
+        case _:
+            return None
 
 
 def _reached(value: float, limit: float | None) -> bool:
@@ -117,8 +127,6 @@ def mipro_stops(
     return {
         StopReason.TOKEN_BUDGET: _reached(stats.total_tokens, limit)
         or (limit is not None and stats.total_tokens + tokens_ahead > limit),
-        StopReason.ROLLOUT_COST_BUDGET: _reached(stats.rollout_tokens.cost_usd, config.max_rollout_spend_usd),
-        StopReason.PROPOSAL_COST_BUDGET: _reached(stats.mutation_tokens.cost_usd, config.max_proposal_spend_usd),
         StopReason.NUM_ITERATIONS: iterations >= config.num_iterations,
         StopReason.EXHAUSTED: is_exhausted,
     }

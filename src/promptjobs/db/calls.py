@@ -8,13 +8,15 @@ import asyncpg
 import orjson
 
 from promptjobs.core.asks import Key
+from promptjobs.db.ledger_statements import SETTLING
 
 
 @dataclass(frozen=True, slots=True)
 class TokenState:
     """A token with its job and candidate. seconds_left: until it ends by itself; 0 where it is worth nothing already.
 
-    baseline_id: whose pattern recognises the task app's messages; None where they pass unchanged.
+    baseline_id: whose pattern recognises the task app's messages; None where they pass unchanged. has_balance: whether
+    what the job's organisation may spend is limited.
     """
 
     digest: bytes
@@ -27,6 +29,8 @@ class TokenState:
     attempt: int
     epoch: int
     baseline_id: str | None
+    organisation: str
+    has_balance: bool
     seconds_left: float
 
 
@@ -72,6 +76,18 @@ class CallRecord(NamedTuple):
         return content if isinstance(content, str) else ""
 
 
+class Bill(NamedTuple):
+    """What a call is settled with, beside its cost_usd.
+
+    hold_id: None where nothing was reserved for it. tokens: None where they are not known. calls: 1 where it may have
+    reached the provider, else 0.
+    """
+
+    hold_id: bytes | None
+    tokens: int | None
+    calls: int
+
+
 _COLUMNS = (
     "token bytea, n int, job_id text, key bytea, candidate_id text, seed bigint, phase text, attempt int, "
     "provider text, model text, streamed bool, status int, error text, messages text, reply text, finish_reason text, "
@@ -80,9 +96,22 @@ _COLUMNS = (
 _NAMES = ", ".join(column.split()[0] for column in _COLUMNS.split(", "))
 _ARRAYS = ", ".join(f"${at}::{column.split()[1]}[]" for at, column in enumerate(_COLUMNS.split(", "), 1))
 
+_BILLED = ("token", "n", "job_id", "phase", "cost_usd")
+_AT = {name: at for at, name in enumerate(_NAMES.split(", "), 1)}
+
+# Only what this statement has stored is settled, so one of unknown outcome can be sent again. usd() has as many places.
 _INSERT = f"""
-INSERT INTO calls({_NAMES}) SELECT * FROM unnest({_ARRAYS})
-ON CONFLICT DO NOTHING RETURNING token, n
+WITH stored AS (
+    INSERT INTO calls({_NAMES}) SELECT * FROM unnest({_ARRAYS})
+    ON CONFLICT DO NOTHING RETURNING token, n
+), due AS (
+    SELECT c.job_id, CASE c.phase WHEN 'optimization' THEN 'policy' ELSE c.phase END AS category, c.hold_id,
+           round(c.cost_usd::numeric, 12) AS usd, c.tokens, c.calls
+    FROM unnest({", ".join(f"${_AT[name]}" for name in _BILLED)}, $22::bytea[], $23::bigint[], $24::int[])
+    AS c({", ".join(_BILLED)}, hold_id, tokens, calls) JOIN stored USING (token, n)
+    WHERE c.calls > 0 OR c.hold_id IS NOT NULL
+), {SETTLING}
+SELECT token, n FROM stored
 """
 
 _CALLS = f"SELECT {_NAMES} FROM calls WHERE token = ANY($1::bytea[]) ORDER BY created_at, n"
@@ -90,6 +119,7 @@ _CALLS = f"SELECT {_NAMES} FROM calls WHERE token = ANY($1::bytea[]) ORDER BY cr
 # The database's clock decides, and a lease that has run out ends the token whether or not another worker took the job.
 _STATES = """
 SELECT t.digest, t.job_id, t.key, t.candidate_id, t.seed, t.phase, t.tier, t.attempt, t.epoch, c.baseline_id,
+       j.organisation, EXISTS (SELECT FROM balances b WHERE b.organisation = j.organisation) AS has_balance,
        CASE WHEN t.revoked_at IS NULL AND t.epoch = j.epoch AND j.status = 'running' AND j.lease_until IS NOT NULL
             THEN greatest(extract(epoch FROM least(t.expires_at, j.lease_until) - clock_timestamp()), 0)
             ELSE 0 END::float8 AS seconds_left
@@ -104,7 +134,8 @@ async def load_tokens(connection: asyncpg.Connection, digests: Sequence[bytes]) 
     return {
         row["digest"]: TokenState(
             row["digest"], row["job_id"], row["key"], row["candidate_id"], row["seed"], row["phase"],
-            row["tier"], row["attempt"], row["epoch"], row["baseline_id"], row["seconds_left"],
+            row["tier"], row["attempt"], row["epoch"], row["baseline_id"], row["organisation"], row["has_balance"],
+            row["seconds_left"],
         )
         for row in rows
     }  # fmt: skip
@@ -128,12 +159,16 @@ async def load_prompts(
     return {row["candidate_id"]: row["prompt"] for row in rows}
 
 
-async def insert_calls(connection: asyncpg.Connection, calls: Sequence[CallRecord]) -> set[tuple[bytes, int]]:
-    """Commit the calls in one statement. Returns (token, n) of those that this statement stored.
+async def insert_calls(
+    connection: asyncpg.Connection, calls: Sequence[CallRecord], bills: Sequence[Bill]
+) -> set[tuple[bytes, int]]:
+    """Commit the calls and settle them in the ledger, in one statement; bills[i] is that of calls[i].
 
-    A call that is missing there was met by a row of the same token and n.
+    Returns (token, n) of those that this statement stored. A call that is missing there was met by a row of the same
+    token and n, and is not settled.
     """
-    return {(row[0], row[1]) for row in await connection.fetch(_INSERT, *zip(*calls, strict=True))}
+    columns = *zip(*calls, strict=True), *zip(*bills, strict=True)
+    return {(row[0], row[1]) for row in await connection.fetch(_INSERT, *columns)}
 
 
 async def calls_of(connection: asyncpg.Connection, digests: Sequence[bytes]) -> dict[bytes, list[CallRecord]]:

@@ -1,17 +1,22 @@
-"""Queries of the jobs table: create, read, list, start, cancel."""
+"""Queries of jobs as their readers see them: one, a page, its config, how far its stream goes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from functools import cache
+from typing import Any, Self
 
-from sqlalchemy import Select, Text, and_, cast, func, insert, literal, null, select, tuple_, update
+from sqlalchemy import Select, Subquery, Text, and_, bindparam, cast, func, select, true, tuple_
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
-from promptjobs.db import events
-from promptjobs.db.models import CandidateRow, Event, Job, Snapshot
-from promptjobs.errors import InvalidRequest, JobConflict, JobNotFound
+from promptjobs.core.ledger import Account, Amount
+from promptjobs.db.ledger import Spending, spending_of
+from promptjobs.db.models import BalanceRow, CandidateRow, Event, Job, LedgerRow, Snapshot
+from promptjobs.errors import InvalidRequest, JobNotFound
 
 
 class JobStatus(StrEnum):
@@ -30,20 +35,45 @@ class JobStatus(StrEnum):
         return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
-@dataclass(frozen=True, slots=True)
-class NewJob:
-    """A job as it is inserted. config, config_sent, warnings, metadata and event_data are JSON texts."""
+SPENT = tuple(
+    func.coalesce(func.sum(column), 0).label(column.key)
+    for column in (
+        LedgerRow.usd,
+        LedgerRow.tokens,
+        LedgerRow.held_usd,
+        LedgerRow.held_tokens,
+        LedgerRow.unsettled_usd,
+        LedgerRow.unsettled_tokens,
+        LedgerRow.calls,
+        LedgerRow.unpriced_calls,
+    )
+)
 
-    id: str
-    algorithm: str
-    status: JobStatus
-    config: str
-    config_sent: str
-    warnings: str
-    metadata: str
-    task_app_key: str | None
-    event_message: str
-    event_data: str
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a job has come to in all categories. unpriced_calls: those of `calls` whose price is unknown."""
+
+    account: Account
+    calls: int
+    unpriced_calls: int
+
+    @classmethod
+    def of(cls, spending: Spending) -> Self:
+        """The sum of the categories."""
+        accounts = spending.accounts.values()
+        settled = sum((each.settled for each in accounts), Amount())
+        held = sum((each.held for each in accounts), Amount())
+        unsettled = sum((each.unsettled for each in accounts), Amount())
+        calls, unpriced = sum(spending.calls.values()), sum(spending.unpriced.values())
+        return cls(Account(settled, held, unsettled), calls, unpriced)
+
+    @classmethod
+    def read(cls, sums: Sequence[Any]) -> Self:
+        """sums: the columns SPENT of one row."""
+        usd, tokens, held_usd, held_tokens, unsettled_usd, unsettled_tokens, calls, unpriced = sums
+        held, unsettled = Amount(held_usd, int(held_tokens)), Amount(unsettled_usd, int(unsettled_tokens))
+        return cls(Account(Amount(usd, int(tokens)), held, unsettled), calls, unpriced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +81,8 @@ class JobRow:
     """A job as its readers see it, without secrets.
 
     config, warnings, metadata, progress: JSON texts. best_prompt: the best candidate's template while the job runs;
-    best_messages: those of the published snapshot; best_snapshot: its payload, where it was asked for. All JSON texts.
+    best_messages: those that it has published; best_snapshot: the payload, where one job was asked for. All JSON texts.
+    categories: what was spent on each, where one job was asked for. balance_usd: of its organisation, if it has one.
     """
 
     id: str
@@ -69,6 +100,8 @@ class JobRow:
     progress: str | None
     last_seq: int
     cancel_requested_at: datetime | None
+    pause_requested_at: datetime | None
+    paused_at: datetime | None
     created_at: datetime
     updated_at: datetime
     started_at: datetime | None
@@ -76,6 +109,9 @@ class JobRow:
     best_prompt: str | None
     best_messages: str | None
     best_snapshot: str | None
+    spent: Spent
+    categories: Spending | None
+    balance_usd: Decimal | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +142,8 @@ COLUMNS = (
     Job.progress,
     Job.last_seq,
     Job.cancel_requested_at,
+    Job.pause_requested_at,
+    Job.paused_at,
     Job.created_at,
     Job.updated_at,
     Job.started_at,
@@ -113,81 +151,85 @@ COLUMNS = (
 )
 
 
-def _jobs(*, with_snapshot: bool) -> Select[*tuple[Any, ...]]:
-    """Jobs with the prompt that is best now: from the snapshot once there is one, else from the candidate in progress.
+def _shown(chosen: Select[str, datetime]) -> tuple[Subquery, Select[*tuple[Any, ...]]]:
+    """The jobs that are chosen, each with the prompt that is best now: of the terminal event once there is one, which
+    is far smaller than the snapshot, else of the candidate in progress.
 
-    The casts are to json, not jsonb: a payload may hold what jsonb refuses, and what is taken out stays as it is.
+    Jobs are chosen before anything is read or joined: what is skipped or cut off costs no look beyond an index. The
+    casts are to json, not jsonb: a text may hold what jsonb refuses, and what is taken out stays as it is.
     """
+    page, end = chosen.subquery("page"), aliased(Event, name="terminal")
     best_id = cast(Job.progress, JSON)["best_candidate_id"].astext
-    messages = cast(cast(Snapshot.payload, JSON)["best_prompt_messages"], Text)
-    payload = cast(Snapshot.payload if with_snapshot else null(), Text)
-    candidate = and_(Snapshot.id.is_(None), CandidateRow.job_id == Job.id, CandidateRow.candidate_id == best_id)
-    return (
-        select(*COLUMNS, CandidateRow.prompt, messages, payload)
-        .outerjoin(Snapshot, Snapshot.id == Job.best_snapshot_id)
+    messages = cast(cast(end.data, JSON)["best_prompt_messages"], Text)
+    is_published = Job.best_snapshot_id.is_not(None)
+    candidate = and_(~is_published, CandidateRow.job_id == Job.id, CandidateRow.candidate_id == best_id)
+    shown = (
+        select(*COLUMNS, CandidateRow.prompt, messages, BalanceRow.usd)
+        .select_from(page)
+        .join(Job, Job.id == page.c.id)
+        .outerjoin(end, and_(is_published, end.job_id == Job.id, end.seq == Job.last_seq))
         .outerjoin(CandidateRow, candidate)
+        .outerjoin(BalanceRow, BalanceRow.organisation == Job.organisation)
     )
+    return page, shown
 
 
-def _row(values: tuple[Any, ...]) -> JobRow:
-    job_id, algorithm, status, *rest = values
-    return JobRow(job_id, algorithm, JobStatus(status), *rest)
+@cache
+def _one() -> Select[*tuple[Any, ...]]:
+    """The job `job_id`, with its snapshot's payload."""
+    _, shown = _shown(select(Job.id, Job.created_at).where(Job.id == bindparam("job_id")))
+    return shown.add_columns(Snapshot.payload).outerjoin(Snapshot, Snapshot.id == Job.best_snapshot_id)
 
 
-async def create(connection: AsyncConnection, job: NewJob) -> None:
-    """Insert the job and its first event, and tell readers and workers at commit."""
-    await connection.execute(
-        insert(Job).values(
-            id=job.id,
-            algorithm=job.algorithm,
-            status=job.status,
-            config=job.config,
-            config_sent=job.config_sent,
-            warnings=job.warnings,
-            metadata_json=job.metadata,
-            task_app_key=job.task_app_key,
-            last_seq=1,
-        )
-    )
-    await connection.execute(
-        insert(Event).values(
-            job_id=job.id,
-            seq=1,
-            type="prompt.learning.created",
-            message=job.event_message,
-            level="info",
-            data=job.event_data,
-        )
-    )
-    await events.notify(connection, events.EVENTS_CHANNEL, job.id)
-    await events.notify(connection, events.JOBS_CHANNEL, job.id)
+@cache
+def _page(named: frozenset[str]) -> Select[*tuple[Any, ...]]:
+    """A page, newest first, with the sums of what was spent. named: which of the filters there are.
+
+    Each such statement is built once: that takes longer than carrying it out.
+    """
+    filters = {
+        "after": tuple_(Job.created_at, Job.id) < tuple_(bindparam("after_created_at"), bindparam("after")),
+        "status": Job.status == bindparam("status"),
+        "algorithm": Job.algorithm == bindparam("algorithm"),
+        "since": Job.created_at >= bindparam("since"),
+    }
+    chosen = select(Job.id, Job.created_at).order_by(Job.created_at.desc(), Job.id.desc())
+    chosen = chosen.where(*(filters[name] for name in filters if name in named))
+    page, shown = _shown(chosen.offset(bindparam("offset")).limit(bindparam("limit")))
+    sums = select(*SPENT).where(LedgerRow.job_id == page.c.id).lateral("spent")
+    return shown.add_columns(*sums.c).join(sums, true()).order_by(page.c.created_at.desc(), page.c.id.desc())
 
 
 async def read(connection: AsyncConnection, job_id: str) -> JobRow:
-    """The job with its snapshot's payload. Raises JobNotFound."""
-    found = (await connection.execute(_jobs(with_snapshot=True).where(Job.id == job_id))).first()
+    """The job with its snapshot's payload and its spending by category. Raises JobNotFound."""
+    found = (await connection.execute(_one(), {"job_id": job_id})).first()
     if found is None:
         raise JobNotFound(job_id)
-    return _row(tuple(found))
+    *columns, payload = found
+    spending = await spending_of(connection, job_id)
+    return _row(columns, Spent.of(spending), spending, payload)
 
 
 async def read_page(connection: AsyncConnection, wanted: JobFilter) -> list[JobRow]:
-    """Jobs, newest first, without payloads. Raises InvalidRequest for a cursor that is no job."""
-    query = _jobs(with_snapshot=False).order_by(Job.created_at.desc(), Job.id.desc())
+    """Jobs, newest first, without payloads and categories. Raises InvalidRequest for a cursor that is no job."""
+    filters = {"status": wanted.status, "algorithm": wanted.algorithm, "since": wanted.since, "after": wanted.after}
+    given: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
+    query = _page(frozenset(given))
     if wanted.after is not None:
         cursor = select(Job.created_at).where(Job.id == wanted.after)
-        after = (await connection.execute(cursor)).scalar_one_or_none()
-        if after is None:
+        given["after_created_at"] = (await connection.execute(cursor)).scalar_one_or_none()
+        if given["after_created_at"] is None:
             raise InvalidRequest(f"there is no job {wanted.after!r}", "after")
-        query = query.where(tuple_(Job.created_at, Job.id) < tuple_(literal(after), literal(wanted.after)))
-    if wanted.status is not None:
-        query = query.where(Job.status == wanted.status)
-    if wanted.algorithm is not None:
-        query = query.where(Job.algorithm == wanted.algorithm)
-    if wanted.since is not None:
-        query = query.where(Job.created_at >= wanted.since)
-    found = await connection.execute(query.offset(wanted.offset).limit(wanted.limit))
-    return [_row(tuple(row)) for row in found]
+    found = await connection.execute(query, {**given, "offset": wanted.offset, "limit": wanted.limit})
+    return [_row(row[: -len(SPENT)], Spent.read(row[-len(SPENT) :])) for row in found]
+
+
+def _row(
+    columns: Sequence[Any], spent: Spent, categories: Spending | None = None, payload: str | None = None
+) -> JobRow:
+    job_id, algorithm, status, *rest, balance_usd = columns
+    more = {"best_snapshot": payload, "spent": spent, "categories": categories, "balance_usd": balance_usd}
+    return JobRow(job_id, algorithm, JobStatus(status), *rest, **more)
 
 
 async def require(connection: AsyncConnection, job_id: str) -> None:
@@ -228,59 +270,3 @@ async def read_config(connection: AsyncConnection, job_id: str) -> ConfigRow:
     if found is None:
         raise JobNotFound(job_id)
     return ConfigRow(*found)
-
-
-async def start(connection: AsyncConnection, job_id: str) -> None:
-    """Queue a pending job; one that was started before stays as it is. Raises JobNotFound, JobConflict."""
-    status, _, _ = await _locked(connection, job_id)
-    if status.is_terminal:
-        raise JobConflict(job_id, status, "be started")
-    if status is JobStatus.PENDING:
-        await connection.execute(
-            update(Job).where(Job.id == job_id).values(status=JobStatus.QUEUED, updated_at=func.clock_timestamp())
-        )
-        await events.notify(connection, events.JOBS_CHANNEL, job_id)
-        await events.notify(connection, events.EVENTS_CHANNEL, job_id)
-
-
-async def cancel(connection: AsyncConnection, job_id: str, reason: str | None) -> None:
-    """End a job that no worker has touched, or ask the worker of any other to end it; a terminal one stays as it is.
-
-    A queued job that was started before has results to publish: its next worker ends it. Raises JobNotFound.
-    """
-    status, algorithm, is_untouched = await _locked(connection, job_id)
-    if status.is_terminal:
-        return
-    why = {"reason": reason} if reason else {}
-    if is_untouched and status in (JobStatus.PENDING, JobStatus.QUEUED):
-        data = {"finish_reason": "cancelled", "best_score": None, **why}
-        message = "The job was cancelled before it started"
-        await events.append(connection, job_id, f"prompt.learning.{algorithm}.cancelled", message, data)
-        now = func.clock_timestamp()
-        changes = {"status": JobStatus.CANCELLED, "finish_reason": "cancelled", "finished_at": now, "updated_at": now}
-        await connection.execute(
-            update(Job).where(Job.id == job_id).values(**changes, cancel_requested_at=now, task_app_key=None)
-        )
-        return
-    asked = await connection.execute(
-        update(Job)
-        .where(Job.id == job_id, Job.cancel_requested_at.is_(None))
-        .values(cancel_requested_at=func.clock_timestamp())
-        .returning(Job.id)
-    )
-    if asked.first() is not None:
-        message = "Cancellation was requested"
-        await events.append(connection, job_id, "prompt.learning.cancel.requested", message, dict(why))
-    await events.notify(connection, events.JOBS_CHANNEL, job_id)
-
-
-async def _locked(connection: AsyncConnection, job_id: str) -> tuple[JobStatus, str, bool]:
-    """Status, algorithm, and whether no worker has had the job; the row stays locked until the transaction ends.
-
-    The lock decides the race with a worker that is claiming the job.
-    """
-    query = select(Job.status, Job.algorithm, Job.started_at).where(Job.id == job_id).with_for_update()
-    found = (await connection.execute(query)).first()
-    if found is None:
-        raise JobNotFound(job_id)
-    return JobStatus(found.status), found.algorithm, found.started_at is None

@@ -27,7 +27,7 @@ from promptjobs.core.asks import (
 from promptjobs.core.lanes import Cause
 from promptjobs.core.prompt import Message
 from promptjobs.core.trial import Phase, Trial
-from promptjobs.db.journal_statement import COLUMNS, GROUP, SESSION
+from promptjobs.db.journal_statement import COLUMNS, SESSION, statement_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,10 +263,13 @@ async def write_group(connection: asyncpg.Connection, job_id: str, epoch: int, n
     Returns the job's last event number, or None where the fence refused the group.
     """
     rows, progress = rows_of(group)
+    tables = tuple(table for table, found in rows.items() if found)
     revoked = [digest for _, record in group.answers for digest in record.revoked]
-    tables = [_json(rows[table]) for table in COLUMNS]
+    parameters: list[object] = [_json(rows[table]) for table in tables]
+    if revoked:
+        parameters.append(revoked)
     seq: int | None = await connection.fetchval(
-        GROUP, job_id, epoch, number, progress, revoked, len(rows["events"]), *tables
+        statement_of(tables, bool(revoked)), job_id, epoch, number, progress, len(rows["events"]), *parameters
     )
     return seq
 

@@ -1,6 +1,6 @@
-"""Who may run a job: claims with a lease and a rising epoch, heartbeats, hand-overs."""
+"""Who may run a job: claims with a lease and a rising epoch, heartbeats, hand-overs, and leases that have run out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import asyncpg
@@ -11,7 +11,8 @@ class Claim:
     """A job that is ours until the lease runs out. epoch fences every write.
 
     attempts: claims in a row without progress, which is a new turn or answer (the tokens of a restart are none).
-    running_seconds: since the job was first started, by the database's clock.
+    running_seconds: since the job was first started, by the database's clock; pauses do not count. has_balance:
+    whether the organisation may spend only so much.
     """
 
     job_id: str
@@ -22,12 +23,14 @@ class Claim:
     task_app_key: str | None
     is_cancel_requested: bool
     running_seconds: float
+    organisation: str
+    has_balance: bool
 
 
 _CLAIM = """
 WITH due AS (
-  SELECT id FROM jobs WHERE status IN ('queued', 'running') AND (status = 'queued' OR lease_until < clock_timestamp())
-  ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED),
+  SELECT id FROM jobs WHERE status = 'queued' AND (pause_requested_at IS NULL OR cancel_requested_at IS NOT NULL)
+  ORDER BY created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED),
 recorded AS (
   SELECT id AS job_id, (SELECT count(*) FROM turns t WHERE t.job_id = due.id)
     + (SELECT count(*) FROM rollouts r WHERE r.job_id = due.id)
@@ -38,19 +41,34 @@ UPDATE jobs SET status = 'running', epoch = epoch + 1, worker_id = $1, updated_a
   attempts = CASE WHEN claimed_records = recorded.n THEN attempts + 1 ELSE 1 END, claimed_records = recorded.n
 FROM recorded WHERE id = recorded.job_id
 RETURNING id, epoch, last_group, attempts, config, task_app_key, cancel_requested_at IS NOT NULL AS cancelled,
-  extract(epoch FROM clock_timestamp() - started_at)::float8 AS running_seconds
+  extract(epoch FROM clock_timestamp() - started_at)::float8 - paused_seconds AS running_seconds, organisation,
+  EXISTS (SELECT FROM balances b WHERE b.organisation = jobs.organisation) AS has_balance
 """
 
 
 async def claim_next(connection: asyncpg.Connection, worker_id: str, lease_seconds: float) -> Claim | None:
-    """Take the oldest job that is queued, or whose worker has let its lease run out."""
+    """Take the job that has been queued longest, by its creation. One whose lease runs out is queued by the reaper."""
     row = await connection.fetchrow(_CLAIM, worker_id, lease_seconds)
     return Claim(*row.values()) if row else None
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
+    """What its user wants of a job that is ours."""
+
     is_cancel_requested: bool
+    is_pause_requested: bool
+
+
+# In the order of the ids, like every statement that locks several jobs: two of them must not wait for each other.
+_OURS = """
+SELECT id FROM jobs JOIN unnest($2::text[], $3::int[]) AS held(job_id, held_epoch) ON id = job_id
+WHERE epoch = held_epoch AND worker_id = $1 AND status = 'running' ORDER BY id FOR UPDATE OF jobs"""
+
+_HEARTBEAT = f"""
+WITH ours AS ({_OURS})
+UPDATE jobs SET lease_until = clock_timestamp() + make_interval(secs => $4) FROM ours WHERE jobs.id = ours.id
+RETURNING jobs.id, cancel_requested_at IS NOT NULL AS cancelled, pause_requested_at IS NOT NULL AS paused"""
 
 
 async def heartbeat(
@@ -58,25 +76,59 @@ async def heartbeat(
 ) -> dict[str, Beat]:
     """Extend the leases of `epochs` (job → epoch). A job that is missing from the answer is no longer ours."""
     rows = await connection.fetch(
-        "UPDATE jobs SET lease_until = clock_timestamp() + make_interval(secs => $4) "
-        "FROM unnest($2::text[], $3::int[]) AS held(job_id, held_epoch) "
-        "WHERE id = job_id AND epoch = held_epoch AND worker_id = $1 AND status = 'running' "
-        "RETURNING id, cancel_requested_at IS NOT NULL AS cancelled",
+        _HEARTBEAT,
         worker_id,
         list(epochs),
         list(epochs.values()),
         lease_seconds,
     )
-    return {row["id"]: Beat(row["cancelled"]) for row in rows}
+    return {row["id"]: Beat(row["cancelled"], row["paused"]) for row in rows}
 
 
-async def release(connection: asyncpg.Connection, job_ids: Sequence[str], worker_id: str) -> None:
-    """Hand jobs over at once: they are queued again, and other workers are told."""
-    await connection.execute(
-        "WITH freed AS (UPDATE jobs SET status = 'queued', worker_id = NULL, lease_until = NULL, "
-        "claimed_records = NULL, updated_at = clock_timestamp() "
-        "WHERE id = ANY($1::text[]) AND worker_id = $2 AND status = 'running' RETURNING id) "
-        "SELECT pg_notify('promptjobs_jobs', id) FROM freed",
-        list(job_ids),
-        worker_id,
-    )
+# A job that stops running without an end is paused where that is wanted, else queued; a cancel goes before a pause,
+# since only a worker can publish. `freed` is this update over the jobs that `due` has locked.
+_IS_PAUSED = "(jobs.pause_requested_at IS NOT NULL AND jobs.cancel_requested_at IS NULL)"
+_FREED = f"""
+freed AS (
+  UPDATE jobs SET status = CASE WHEN {_IS_PAUSED} THEN 'paused' ELSE 'queued' END,
+    paused_at = CASE WHEN {_IS_PAUSED} THEN clock_timestamp() END, pause_requested_at = NULL,
+    last_seq = last_seq + {_IS_PAUSED}::int, worker_id = NULL, lease_until = NULL,
+    claimed_records = CASE WHEN due.has_died THEN claimed_records END, updated_at = clock_timestamp()
+  FROM due WHERE jobs.id = due.id RETURNING jobs.id, jobs.status, jobs.last_seq),
+told AS (
+  INSERT INTO events(job_id, seq, type, message, level, data)
+  SELECT id, last_seq, 'prompt.learning.paused', 'The job was paused', 'info', '{{}}'
+  FROM freed WHERE status = 'paused')
+SELECT id, status, pg_notify('promptjobs_jobs', id), pg_notify('promptjobs_events', id) FROM freed"""
+
+_PARK = f"""
+WITH ours AS ({_OURS}),
+due AS (SELECT id, false AS has_died FROM ours),
+{_FREED}"""
+
+# Locked rows are passed over: whoever holds the lock is another reaper, a heartbeat, a worker that writes or publishes,
+# or a user's wish. The next round sees what has come of it.
+_REAP = f"""
+WITH due AS (
+  SELECT id, true AS has_died FROM jobs
+  WHERE (status = 'running' AND lease_until < clock_timestamp())
+    OR (status = 'queued' AND pause_requested_at IS NOT NULL AND cancel_requested_at IS NULL)
+  FOR UPDATE SKIP LOCKED),
+{_FREED}"""
+
+
+async def park(connection: asyncpg.Connection, worker_id: str, epochs: Mapping[str, int]) -> dict[str, str]:
+    """Let go of jobs (job → epoch) at once: paused where that is wanted now, else queued, and other workers are told.
+
+    Returns their statuses, without those that are not ours any more or have ended. Doing it again changes nothing.
+    """
+    rows = await connection.fetch(_PARK, worker_id, list(epochs), list(epochs.values()))
+    return {row["id"]: row["status"] for row in rows}
+
+
+async def reap(connection: asyncpg.Connection) -> list[str]:
+    """Queue the jobs whose worker has let its lease run out, or pause them where that was wanted. Returns their ids.
+
+    Their attempts count on: a job that ends its workers must not do so for ever.
+    """
+    return [row["id"] for row in await connection.fetch(_REAP)]

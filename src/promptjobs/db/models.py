@@ -1,6 +1,7 @@
 """The tables. Bodies are text and never jsonb, which would reorder keys and rewrite numbers."""
 
 from datetime import datetime
+from decimal import Decimal
 
 from sqlalchemy import (
     ARRAY,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     Text,
     func,
     text,
@@ -33,6 +35,7 @@ class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads this as a plain class attribute
         str: Text,
         float: Double,
+        Decimal: Numeric,
         datetime: DateTime(timezone=True),
         bytes: LargeBinary,
         list[int]: ARRAY(BigInteger),
@@ -45,6 +48,14 @@ def _now() -> Mapped[datetime]:
 
 def _zero() -> Mapped[int]:
     return mapped_column(Integer, server_default=text("0"))
+
+
+def _no_tokens() -> Mapped[int]:
+    return mapped_column(BigInteger, server_default=text("0"))
+
+
+def _no_usd() -> Mapped[Decimal]:
+    return mapped_column(server_default=text("0"))
 
 
 def _tier() -> Mapped[str]:
@@ -64,6 +75,7 @@ class Job(Base):
     __tablename__ = "jobs"
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    organisation: Mapped[str] = mapped_column(server_default="default")
     algorithm: Mapped[str]
     status: Mapped[str]
     config_sent: Mapped[str]
@@ -87,6 +99,9 @@ class Job(Base):
     worker_id: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
+    pause_requested_at: Mapped[datetime | None]
+    paused_at: Mapped[datetime | None]
+    paused_seconds: Mapped[float] = mapped_column(server_default=text("0"))
     created_at: Mapped[datetime] = _now()
     updated_at: Mapped[datetime] = _now()
     started_at: Mapped[datetime | None]
@@ -101,6 +116,7 @@ class Job(Base):
         CheckConstraint("best_validation_score BETWEEN 0 AND 1", name="best_validation_score"),
         Index("ix_jobs_queue", "created_at", postgresql_where=text("status IN ('queued','running')")),
         Index("ix_jobs_created_at_id", "created_at", "id"),
+        Index("ix_jobs_status_created_at_id", "status", "created_at", "id"),
         {"postgresql_with": {"fillfactor": "50"}},
     )
 
@@ -288,7 +304,7 @@ class Call(Base):
 
 
 class Snapshot(Base):
-    """A published result: its payload is what users export."""
+    """A published result: its payload is what users export. score_seeds: on how many seeds the score rests."""
 
     __tablename__ = "snapshots"
 
@@ -296,6 +312,7 @@ class Snapshot(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
     label: Mapped[str]
     score: Mapped[float | None]
+    score_seeds: Mapped[int | None]
     payload: Mapped[str]
     created_at: Mapped[datetime] = _now()
 
@@ -313,6 +330,61 @@ class Artifact(Base):
     label: Mapped[str]
     kind: Mapped[str]
     score: Mapped[float | None]
+    score_seeds: Mapped[int | None]
     created_at: Mapped[datetime] = _now()
 
     __table_args__ = (CheckConstraint("score BETWEEN 0 AND 1", name="score"),)
+
+
+class LedgerRow(Base):
+    """What a job has spent and holds in one category. A job has a row for each category from its creation on.
+
+    usd, tokens: of settled calls. held: reserved for calls under way. unsettled: the most that calls can have used
+    whose usage will never be known. unpriced_calls: settled, but at a price that is unknown.
+    """
+
+    __tablename__ = "ledger"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    category: Mapped[str] = mapped_column(primary_key=True)
+    calls: Mapped[int] = _zero()
+    unpriced_calls: Mapped[int] = _zero()
+    tokens: Mapped[int] = _no_tokens()
+    usd: Mapped[Decimal] = _no_usd()
+    held_tokens: Mapped[int] = _no_tokens()
+    held_usd: Mapped[Decimal] = _no_usd()
+    unsettled_tokens: Mapped[int] = _no_tokens()
+    unsettled_usd: Mapped[Decimal] = _no_usd()
+
+    __table_args__ = (
+        CheckConstraint("usd >= 0 AND held_usd >= 0 AND unsettled_usd >= 0", name="usd"),
+        CheckConstraint("tokens >= 0 AND held_tokens >= 0 AND unsettled_tokens >= 0", name="tokens"),
+        {"postgresql_with": {"fillfactor": "50"}},
+    )
+
+
+class HoldRow(Base):
+    """What is reserved for one call under way. One that outlives expires_at was left by a process that died."""
+
+    __tablename__ = "holds"
+
+    id: Mapped[bytes] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(index=True)
+    organisation: Mapped[str]
+    category: Mapped[str]
+    tokens: Mapped[int] = mapped_column(BigInteger)
+    usd: Mapped[Decimal]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class BalanceRow(Base):
+    """What an organisation may still spend. One without a row may spend without a limit."""
+
+    __tablename__ = "balances"
+
+    organisation: Mapped[str] = mapped_column(primary_key=True)
+    usd: Mapped[Decimal]
+    held_usd: Mapped[Decimal] = _no_usd()
+    updated_at: Mapped[datetime] = _now()
+
+    __table_args__ = (CheckConstraint("held_usd >= 0", name="held_usd"),)

@@ -257,11 +257,19 @@ class StoredSnapshot:
     job_id: str
     label: str
     score: float | None
+    score_seeds: int | None
     created_at: datetime
     payload: str | None = None
 
 
-SNAPSHOT_COLUMNS = (Snapshot.id, Snapshot.job_id, Snapshot.label, Snapshot.score, Snapshot.created_at)
+SNAPSHOT_COLUMNS = (
+    Snapshot.id,
+    Snapshot.job_id,
+    Snapshot.label,
+    Snapshot.score,
+    Snapshot.score_seeds,
+    Snapshot.created_at,
+)
 
 
 async def read_snapshots(connection: AsyncConnection, job_id: str, limit: int) -> list[StoredSnapshot]:
@@ -288,6 +296,7 @@ class StoredArtifact:
     label: str
     kind: str
     score: float | None
+    score_seeds: int | None
     created_at: datetime
 
 
@@ -295,7 +304,7 @@ async def read_artifacts(connection: AsyncConnection, job_id: str) -> list[Store
     """The job's artifacts, oldest first: a handful that the end of the job publishes."""
     columns = (Artifact.id, Artifact.job_id, Artifact.snapshot_id, Artifact.label, Artifact.kind, Artifact.score)
     query = (
-        select(*columns, Artifact.created_at)
+        select(*columns, Artifact.score_seeds, Artifact.created_at)
         .where(Artifact.job_id == job_id)
         .order_by(Artifact.created_at, Artifact.id)
         .limit(MAX_ARTIFACTS)

@@ -9,6 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from promptjobs.errors import DatabaseUnavailable
 
 IDLE_IN_TRANSACTION = "10s"
+CONNECT_SECONDS = 10.0
+STATEMENT_SECONDS = 60.0
+"""After so long without an answer, the server counts as gone: a cut cable tells nobody."""
 
 
 def normalized(url: str) -> str:
@@ -42,7 +45,9 @@ class Database:
         """A plain asyncpg connection outside the pool. Raises OSError or asyncpg.PostgresError."""
         dsn = make_url(self.url).set(drivername="postgresql").render_as_string(hide_password=False)
         settings = {"idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION, "application_name": application_name}
-        return await asyncpg.connect(dsn, server_settings=settings)
+        return await asyncpg.connect(
+            dsn, server_settings=settings, timeout=CONNECT_SECONDS, command_timeout=STATEMENT_SECONDS
+        )
 
     async def close(self) -> None:
         await self.engine.dispose()

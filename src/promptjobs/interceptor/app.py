@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ import orjson
 from promptjobs.clients.http import Outgoing
 from promptjobs.clients.pricing import load_prices
 from promptjobs.clients.providers import Providers, prepare_body
+from promptjobs.db.ledger import Ledger
 from promptjobs.db.session import Database
 from promptjobs.errors import (
+    CallBudgetExhausted,
     CallerGone,
     CallInvalid,
     CallTooLarge,
@@ -28,6 +31,7 @@ from promptjobs.interceptor.grants import PATIENCE_SECONDS, TTL_SECONDS, Grant, 
 from promptjobs.interceptor.meter import INTERRUPTED, Call, Meter, Outcome
 from promptjobs.interceptor.relay import Relay
 from promptjobs.interceptor.request import MAX_BODY_BYTES, Request, check_tools, read_request
+from promptjobs.interceptor.reservation import Reservations
 from promptjobs.interceptor.rewrite import JsonObject, plain_messages, rewrite
 from promptjobs.interceptor.wire import JSON_TYPE, Headers, Receive, Scope, Send, error_body, read_body, send_reply
 
@@ -36,6 +40,9 @@ OTHER_ENDPOINTS = frozenset(
     {"audio", "completions", "embeddings", "files", "images", "messages", "moderations", "responses"}
 )
 """First segments of OpenAI's and Anthropic's other endpoints, which must not be taken for a correlation id."""
+
+USUAL = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{32,128}})(?:/([^/]+))?/chat/completions")
+"""The path of nearly every call: the token, a correlation id or not."""
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +59,9 @@ def read_route(method: str, path: str, query: bytes) -> Route:
     {PREFIX}{secret}[/{correlation id}] with /v1, /chat/completions or both after it, also twice; the query, which
     some clients append the path to, does not matter. Raises EndpointUnknown, MethodNotAllowed, TokenUnknown.
     """
+    usual = USUAL.fullmatch(path) if method == "POST" and not query else None
+    if usual is not None and usual[2] not in OTHER_ENDPOINTS:
+        return Route(digest_of(usual[1]), lists_models=False)
     if not path.startswith(PREFIX):
         raise EndpointUnknown(f"the path must be {PREFIX}<token>/chat/completions")
     secret, *rest = [segment for segment in path[len(PREFIX) :].split("/") if segment] or [""]
@@ -84,13 +94,16 @@ class Interceptor:
         database: Database,
         outgoing: Outgoing,
         providers: Providers,
+        ledger: Ledger,
         *,
         token_ttl_seconds: float = TTL_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
         timeout_seconds: float = TIMEOUT_SECONDS,
         clock: Callable[[], float] = boot_seconds,
     ) -> None:
-        """patience_seconds: how long a call waits in an outage of the database. timeout_seconds: for the provider."""
+        """ledger: runs from before `start` until after `stop`. patience_seconds: how long a call waits in an outage of
+        the database. timeout_seconds: for the provider.
+        """
         self._database, self._outgoing = database, outgoing
         self._upstreams = Upstreams(providers)
         self._timeout_seconds = timeout_seconds
@@ -98,6 +111,8 @@ class Interceptor:
             self._connect, ttl_seconds=token_ttl_seconds, patience_seconds=patience_seconds, clock=clock
         )
         self.meter = Meter(self._connect, patience_seconds=patience_seconds)
+        self._ledger = ledger
+        self._reservations = Reservations(ledger, self.grants, timeout_seconds)
         self._background: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -107,6 +122,7 @@ class Interceptor:
         try:
             await self.grants.groups.wait_up()
             await self.meter.groups.wait_up()
+            await self._ledger.groups.wait_up()
         except PromptjobsError:
             await self.stop()
             raise
@@ -148,19 +164,27 @@ class Interceptor:
             await self._record_refusal(call, exc)
             raise
         await self.meter.groups.wait_up()
-        # The body may have taken its time, and so may the database: from here on nothing is awaited before the call.
+        # The body may have taken its time, and so may the database: from here on nothing is awaited before the call
+        # but its reservation, after which the grant is asked for once more.
         call.grant = await self.grants.get(call.grant.digest)
         try:
             body, upstream = self._prepared(call, request)
-        except (PromptError, CallInvalid, ProviderNotConfigured) as exc:
+            raw = orjson.dumps(body)
+            if call.grant.terms.is_limited:
+                await self._reservations.make(call, body, len(raw))
+        except (PromptError, CallInvalid, ProviderNotConfigured, CallBudgetExhausted) as exc:
             await self._record_refusal(call, exc)
             raise
-        await self._forward(call, request, upstream, body, receive, send)
+        try:
+            await self._forward(call, request, upstream, raw, receive, send)
+        finally:
+            if not call.is_put:
+                call.put(INTERRUPTED)
 
     async def _record_refusal(self, call: Call, exc: PromptjobsError) -> None:
         # Not in an outage: what nobody has paid for must not pile up in memory.
         await self.meter.groups.wait_up()
-        await call.record(Outcome(_status(exc), error=f"{exc.code}: {exc}", may_cost=False))
+        await call.record(Outcome(_status(exc), error=f"{exc.code}: {exc}", may_cost=False, is_sent=False))
 
     async def _forward(
         self, call: Call, request: Request, upstream: Upstream, body: bytes, receive: Receive, send: Send
@@ -169,16 +193,15 @@ class Interceptor:
             relay = Relay(self._outgoing, upstream, call, receive, send)
             await relay.run(body, wants_usage=request.wants_usage, timeout_seconds=self._timeout_seconds)
             return
-        try:
-            answer = await complete(self._outgoing, upstream, body, self._timeout_seconds)
-        except asyncio.CancelledError:
-            call.put(INTERRUPTED)
-            raise
+        answer = await complete(self._outgoing, upstream, body, self._timeout_seconds)
         await call.record(answer.outcome)
         await send_reply(send, answer.status, answer.body, answer.headers)
 
-    def _prepared(self, call: Call, request: Request) -> tuple[bytes, Upstream]:
-        """The body to send, and whereto. Raises PromptNotMatched, ToolNotAllowed, ProviderNotConfigured."""
+    def _prepared(self, call: Call, request: Request) -> tuple[JsonObject, Upstream]:
+        """The body to send, its messages in JSON already, and whereto.
+
+        Raises PromptNotMatched, ToolNotAllowed, ProviderNotConfigured.
+        """
         grant = call.grant
         if grant.swap is not None:
             program, candidate = grant.swap.pattern, grant.swap.candidate
@@ -193,7 +216,7 @@ class Interceptor:
         body = request.under(call.policy)
         # The messages are encoded once, for the provider and for the record.
         body["messages"] = orjson.Fragment(call.messages)
-        return orjson.dumps(prepare_body(upstream.provider, body)), upstream
+        return prepare_body(upstream.provider, body), upstream
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:

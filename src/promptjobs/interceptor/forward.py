@@ -92,18 +92,19 @@ def failed(upstream: Upstream, exc: WorldError | InvalidRequest) -> Answer:
     """The answer where there is no reply. It names the provider and not its address."""
     match exc:
         case ConnectionLost():
-            status, code, cause, may_cost = 502, "upstream_interrupted", exc.cause, True
+            status, code, cause, is_sent = 502, "upstream_interrupted", exc.cause, True
         case Unreachable():
-            status, code, cause, may_cost = 503, "upstream_unreachable", exc.cause, False
+            status, code, cause, is_sent = 503, "upstream_unreachable", exc.cause, False
         case DeadlineExceeded():
-            status, code, cause, may_cost = 504, "upstream_timeout", f"no complete reply in {exc.seconds:g} s", True
+            status, code, cause, is_sent = 504, "upstream_timeout", f"no complete reply in {exc.seconds:g} s", True
         case InvalidReply():
-            status, code, cause, may_cost = 502, "upstream_invalid_reply", exc.cause, True
+            status, code, cause, is_sent = 502, "upstream_invalid_reply", exc.cause, True
         case TargetNotAllowed():
-            status, code, cause, may_cost = 400, exc.code, "its address may not be dialled", False
+            status, code, cause, is_sent = 400, exc.code, "its address may not be dialled", False
         case _:
-            status, code, cause, may_cost = 400, exc.code, "its address or key cannot be used", False
-    return _refused(status, code, f"provider {upstream.name}: {redacted(cause, upstream.secrets)}", may_cost)
+            status, code, cause, is_sent = 400, exc.code, "its address or key cannot be used", False
+    shown = f"provider {upstream.name}: {redacted(cause, upstream.secrets)}"
+    return _refused(status, code, shown, may_cost=is_sent, is_sent=is_sent)
 
 
 def read_answer(upstream: Upstream, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -112,7 +113,7 @@ def read_answer(upstream: Upstream, status: int, headers: Mapping[str, str], bod
         return _upstream_error(upstream, status, headers, body)
     if status >= 300:
         cause = f"provider {upstream.name}: it redirects (HTTP {status}), which is not followed"
-        return _refused(502, "upstream_invalid_reply", cause, may_cost=False)
+        return _refused(502, "upstream_invalid_reply", cause, may_cost=False, is_sent=True)
     try:
         reply = read_json(body, upstream.name)
     except InvalidReply as exc:
@@ -171,6 +172,6 @@ def status_of(error: Any) -> int:
     return code if type(code) is int and 400 <= code <= 599 else 502
 
 
-def _refused(status: int, code: str, message: str, may_cost: bool) -> Answer:
-    outcome = Outcome(status, error=f"{code}: {message}", may_cost=may_cost)
+def _refused(status: int, code: str, message: str, *, may_cost: bool, is_sent: bool) -> Answer:
+    outcome = Outcome(status, error=f"{code}: {message}", may_cost=may_cost, is_sent=is_sent)
     return Answer(outcome, error_body(message, code, "upstream_error"), [JSON_TYPE])

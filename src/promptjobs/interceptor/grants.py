@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import asyncpg
 import orjson
@@ -43,9 +43,11 @@ class Swap:
     candidate: PromptTemplate
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What the holder of a token may do. swap: None where the task app's messages pass unchanged."""
+class Grant(NamedTuple):
+    """What the holder of a token may do; a tuple, because one is made for each rollout.
+
+    swap: None where the task app's messages pass unchanged.
+    """
 
     digest: bytes
     job_id: str
@@ -91,7 +93,7 @@ class Grants:
         )
         self._ttl_seconds, self._clock = ttl_seconds, clock
         self._known: _Recent[bytes, tuple[Grant, float]] = _Recent(MAX_TOKENS)
-        self._terms: _Recent[tuple[str, str], Terms] = _Recent(MAX_JOBS)
+        self._terms: _Recent[tuple[str, str, bool], Terms] = _Recent(MAX_JOBS)
         self._templates: _Recent[tuple[str, str], PromptTemplate | None] = _Recent(MAX_PROMPTS)
         self._patterns: _Recent[tuple[str, str], ProgramPattern] = _Recent(MAX_JOBS)
         self._is_asking = False
@@ -180,7 +182,7 @@ class Grants:
         if state.seconds_left <= 0:
             return _revoked()
         try:
-            terms = await self._terms_of(connection, state.job_id, Tier(state.tier))
+            terms = await self._terms_of(connection, state)
             swap = await self._swap(connection, state)
         except UNREADABLE as exc:
             # A job that was stored by another version must not stop the calls of all the others.
@@ -190,11 +192,14 @@ class Grants:
             state.epoch, terms, swap,
         )  # fmt: skip
 
-    async def _terms_of(self, connection: asyncpg.Connection, job_id: str, tier: Tier) -> Terms:
-        known = self._terms.get((job_id, tier))
+    async def _terms_of(self, connection: asyncpg.Connection, state: TokenState) -> Terms:
+        name = (state.job_id, state.tier, state.has_balance)
+        known = self._terms.get(name)
         if known is not None:
             return known
-        return self._terms.put((job_id, tier), Terms.stored(await load_config(connection, job_id) or "{}", tier))
+        config = await load_config(connection, state.job_id) or "{}"
+        terms = Terms.stored(config, Tier(state.tier), organisation=state.organisation, has_balance=state.has_balance)
+        return self._terms.put(name, terms)
 
     async def _swap(self, connection: asyncpg.Connection, state: TokenState) -> Swap | None:
         if state.baseline_id is None:

@@ -10,8 +10,9 @@ import asyncpg
 
 from promptjobs.clients.pricing import cost_usd
 from promptjobs.clients.usage import Usage
-from promptjobs.db.calls import CallRecord, insert_calls
+from promptjobs.db.calls import Bill, CallRecord, insert_calls
 from promptjobs.db.groups import Groups
+from promptjobs.db.ledger import Hold
 from promptjobs.errors import MeteringUnavailable
 from promptjobs.interceptor.grants import Grant
 from promptjobs.interceptor.terms import Policy
@@ -25,9 +26,10 @@ MAX_TEXT = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a call ended. error: "code: detail". may_cost: False where the provider certainly charges nothing.
+    """How a call ended. error: "code: detail".
 
-    reply: JSON text of the first choice's message.
+    may_cost: False where the provider certainly charges nothing. is_sent: False where it has certainly seen nothing of
+    the call. reply: JSON text of the first choice's message.
     """
 
     status: int
@@ -36,6 +38,7 @@ class Outcome:
     finish_reason: str | None = None
     usage: Usage = NO_USAGE
     may_cost: bool = True
+    is_sent: bool = True
 
 
 INTERRUPTED = Outcome(503, error="interrupted: the service stopped during the call")
@@ -44,14 +47,14 @@ INTERRUPTED = Outcome(503, error="interrupted: the service stopped during the ca
 class _Pending:
     """A record on its way. sent: it was part of a statement, so a row with its number may be its own."""
 
-    __slots__ = ("record", "sent")
+    __slots__ = ("bill", "record", "sent")
 
-    def __init__(self, record: CallRecord) -> None:
-        self.record, self.sent = record, False
+    def __init__(self, record: CallRecord, bill: Bill) -> None:
+        self.record, self.bill, self.sent = record, bill, False
 
 
 class Meter:
-    """Writes calls in groups over a connection of its own.
+    """Writes calls in groups over a connection of its own, and settles them with the same statement.
 
     A call's number comes from one counter of this process that starts at a random place, so replicas that serve the
     same token hardly ever meet, and a statement of unknown outcome can be sent again. If they do meet, the call gets
@@ -66,13 +69,12 @@ class Meter:
         )
         self._number = secrets.randbelow(NUMBERS)
 
-    def put(
-        self, grant: Grant, policy: Policy, outcome: Outcome, messages: str, streamed: bool, seconds: float
-    ) -> "asyncio.Future[None]":
-        """Queue the call, whoever waits for it; `messages` is JSON text."""
+    def put(self, call: "Call", outcome: Outcome, seconds: float) -> "asyncio.Future[None]":
+        """Queue the call, whoever waits for it."""
         self._number = (self._number + 1) % NUMBERS
-        usage = outcome.usage
-        cost = cost_usd(policy.provider, policy.model, usage, policy.price) if outcome.may_cost else 0.0
+        grant, policy, messages, usage = call.grant, call.policy, call.messages, outcome.usage
+        is_known = usage.is_reported or not outcome.may_cost
+        hold_id = None if call.hold is None else call.hold.id
         record = CallRecord(
             token=grant.digest,
             n=self._number,
@@ -84,7 +86,7 @@ class Meter:
             attempt=grant.attempt,
             provider=policy.provider,
             model=policy.model,
-            streamed=streamed,
+            streamed=call.streamed,
             status=outcome.status,
             error=_storable(outcome.error),
             messages=messages,
@@ -93,17 +95,19 @@ class Meter:
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             unknown_tokens=usage.unknown_tokens,
-            cost_usd=cost,
+            cost_usd=_cost(call, outcome),
             seconds=seconds,
         )
-        return self.groups.put(_Pending(record), len(messages) + len(outcome.reply or ""))
+        bill = Bill(hold_id, usage.total_tokens if is_known else None, int(outcome.is_sent))
+        return self.groups.put(_Pending(record, bill), len(messages) + len(outcome.reply or ""))
 
 
 @dataclass(slots=True)
 class Call:
     """A call under way: all that its row needs but the outcome.
 
-    policy: the job's until the call's module is known. started: by `time.perf_counter`.
+    policy: the job's until the call's module is known. started: by `time.perf_counter`. hold: what is reserved for the
+    call. is_put: its row is on its way, and with it the hold's release.
     """
 
     meter: Meter
@@ -112,6 +116,8 @@ class Call:
     started: float
     streamed: bool = False
     messages: str = "[]"
+    hold: Hold | None = None
+    is_put: bool = False
 
     async def record(self, outcome: Outcome) -> None:
         """Commit the call. Raises MeteringUnavailable after a few seconds, but the row is written when it can be."""
@@ -123,8 +129,8 @@ class Call:
 
     def put(self, outcome: Outcome) -> "asyncio.Future[None]":
         """Leave the call to the writer: for those who cannot wait."""
-        seconds = time.perf_counter() - self.started
-        return self.meter.put(self.grant, self.policy, outcome, self.messages, self.streamed, seconds)
+        self.is_put = True
+        return self.meter.put(self, outcome, time.perf_counter() - self.started)
 
 
 async def _store(connection: asyncpg.Connection, group: Sequence[_Pending]) -> Sequence[None]:
@@ -134,12 +140,26 @@ async def _store(connection: asyncpg.Connection, group: Sequence[_Pending]) -> S
         new = [pending for pending in todo if not pending.sent]
         for pending in todo:
             pending.sent = True
-        stored = await insert_calls(connection, [pending.record for pending in todo])
+        stored = await insert_calls(
+            connection, [pending.record for pending in todo], [pending.bill for pending in todo]
+        )
         todo = [pending for pending in new if (pending.record.token, pending.record.n) not in stored]
         for pending in todo:
             pending.record = pending.record._replace(n=secrets.randbelow(NUMBERS))
             pending.sent = False
     return [None] * len(group)
+
+
+def _cost(call: Call, outcome: Outcome) -> float | None:
+    """In USD; None where it is unknown."""
+    if not outcome.may_cost:
+        return 0.0
+    policy, usage = call.policy, outcome.usage
+    cost = cost_usd(policy.provider, policy.model, usage, policy.price)
+    if cost is not None and usage.unknown_tokens and call.hold is not None:
+        # Tokens without a split are charged at the dearer rate: of two upper bounds the lower one holds.
+        return min(cost, float(call.hold.amount.usd))
+    return cost
 
 
 def _unavailable() -> MeteringUnavailable:

@@ -1,4 +1,4 @@
-"""What holds for the calls of a job: the model and its parameters, of each module where they differ, and the tools."""
+"""What holds for the calls of a job: the model and its parameters, of each module where they differ, tools and caps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,10 +6,12 @@ from typing import Any
 
 import orjson
 
-from promptjobs.clients.pricing import Price
+from promptjobs.clients import pricing
 from promptjobs.core.asks import Tier
-from promptjobs.core.config import JobConfig, PolicyConfig
-from promptjobs.core.policies import policy_of, stand_in
+from promptjobs.core.config import JobConfig, PolicyConfig, Price
+from promptjobs.core.ledger import Caps, usd
+from promptjobs.core.policies import policy_of, price_of, stand_in
+from promptjobs.db.balances import DEFAULT_ORGANISATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +22,13 @@ class Policy:
     model: str
     temperature: float
     max_completion_tokens: int
-    price: Price | None = None
+    price: pricing.Price | None = None
 
     @staticmethod
-    def of(config: PolicyConfig) -> "Policy":
-        given = config.price
-        price = None if given is None else Price(given.input_usd_per_million, given.output_usd_per_million)
+    def of(config: PolicyConfig, known: Price | None = None) -> "Policy":
+        """known: what the job's config says elsewhere about the model's price."""
+        given = config.price if config.price is not None else known
+        price = None if given is None else pricing.Price(given.input_usd_per_million, given.output_usd_per_million)
         return Policy(config.provider, config.model, config.temperature, config.max_completion_tokens, price)
 
 
@@ -33,21 +36,30 @@ class Policy:
 class Terms:
     """policy: the job's. modules: the policies of the modules that have one of their own.
 
-    tools: names of those that a module's calls may carry, for modules where that is limited.
+    tools: names of those that a module's calls may carry, for modules where that is limited. caps: the job's.
+    has_balance: whether what its organisation may spend is limited.
     """
 
     policy: Policy
     modules: Mapping[str, Policy] = field(default_factory=dict)
     tools: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    caps: Caps = field(default_factory=Caps)
+    organisation: str = DEFAULT_ORGANISATION
+    has_balance: bool = False
 
     @staticmethod
-    def of(config: JobConfig, tier: Tier) -> "Terms":
+    def of(config: JobConfig, tier: Tier, *, organisation: str, has_balance: bool) -> "Terms":
         """Those of a rollout under this tier. Raises ValueError for the stand-in of a job that has none."""
-        own = {module: Policy.of(policy_of(config, tier, module)) for module in config.search.module_policies}
-        return Terms(Policy.of(policy_of(config, tier)), own, config.search.allowed_tools)
+
+        def policy(module: str = "") -> Policy:
+            found = policy_of(config, tier, module)
+            return Policy.of(found, price_of(config, found.provider, found.model))
+
+        own = {module: policy(module) for module in config.search.module_policies}
+        return Terms(policy(), own, config.search.allowed_tools, Caps.of(config), organisation, has_balance)
 
     @staticmethod
-    def stored(text: str, tier: Tier) -> "Terms":
+    def stored(text: str, tier: Tier, *, organisation: str, has_balance: bool) -> "Terms":
         """`of` for a config as it is stored, also by another version: what is not needed here is not read.
 
         Raises KeyError, TypeError or ValueError where what is needed is missing.
@@ -60,11 +72,22 @@ class Terms:
         }
         own = {each["module_id"]: _config(each["policy"]) for each in modules if each.get("policy") is not None}
         policy = _config(stored["policy"])
+        prices = _prices(search, [policy, *own.values()])
         if tier is Tier.LO:
             lo = search["proxy_models"]["lo_provider"], search["proxy_models"]["lo_model"]
             policy = stand_in(policy, *lo)
             own = {module: stand_in(each, *lo) for module, each in own.items()}
-        return Terms(Policy.of(policy), {module: Policy.of(each) for module, each in own.items()}, tools)
+
+        def priced(found: PolicyConfig) -> Policy:
+            return Policy.of(found, prices.get(f"{found.provider}/{found.model}"))
+
+        owned = {module: priced(each) for module, each in own.items()}
+        return Terms(priced(policy), owned, tools, _caps(search), organisation, has_balance)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether a call has to be reserved before it is made."""
+        return self.has_balance or self.caps.are_any
 
     def policy_for(self, module: str) -> Policy:
         """The module's own policy, else the job's."""
@@ -74,3 +97,23 @@ class Terms:
 def _config(stored: Mapping[str, Any]) -> PolicyConfig:
     """A stored policy. Fields that a newer version has added are not ours to refuse."""
     return PolicyConfig.model_validate({name: stored[name] for name in PolicyConfig.model_fields if name in stored})
+
+
+def _prices(search: Mapping[str, Any], policies: list[PolicyConfig]) -> dict[str, Price]:
+    """By provider/model; what an earlier policy says goes first, and what `prices` says last."""
+    prices = {name: Price.model_validate(price) for name, price in search.get("prices", {}).items()}
+    given = {f"{each.provider}/{each.model}": each.price for each in reversed(policies) if each.price is not None}
+    return prices | given
+
+
+def _caps(search: Mapping[str, Any]) -> Caps:
+    """Earlier versions lack some of the fields: their jobs have no such caps."""
+    tokens = [
+        search.get("max_total_tokens"),
+        search.get("max_token_limit") if search.get("enforce_token_limit") else None,
+    ]
+    total, rollouts, proposals = (
+        None if search.get(name) is None else usd(search[name])
+        for name in ("max_spend_usd", "max_rollout_spend_usd", "max_proposal_spend_usd")
+    )
+    return Caps(total, rollouts, proposals, min((limit for limit in tokens if limit is not None), default=None))

@@ -10,6 +10,7 @@ from promptjobs.core.prompt import Message
 from promptjobs.db.calls import CallRecord
 from promptjobs.db.journal import body_text
 from promptjobs.errors import (
+    BudgetExhausted,
     DeadlineExceeded,
     InvalidReply,
     InvalidScore,
@@ -41,6 +42,18 @@ class CandidateNotUsed(WorldError):
     """A rollout ended without a call of its LLM through the interceptor: its score says nothing about the prompt."""
 
     code = "candidate_not_used"
+
+
+def exhausted_by(calls: Sequence[CallRecord]) -> BudgetExhausted | None:
+    """What ends a rollout one of whose calls a cap did not hold, whatever the task app has made of that.
+
+    The call's error is "budget_exhausted: <cap>: <words>".
+    """
+    refused = next((call for call in calls if call.error_code == BudgetExhausted.code), None)
+    if refused is None:
+        return None
+    _, cap, words = (part.strip() for part in (refused.error or "").split(":", 2))
+    return BudgetExhausted(cap, words)
 
 
 def settled(outcome: RolloutReply | WorldError, calls: Sequence[CallRecord]) -> RolloutReply | WorldError:

@@ -3,43 +3,33 @@
 import asyncio
 import logging
 import traceback
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import asyncpg
 import orjson
 
 from promptjobs.core.asks import Answer, Ask, Body, EventFact, Fact, Key
-from promptjobs.core.lanes import STOP_RANK, Cause, Lane, Lanes, Outcome, Turning, chain, distinct, outranks
+from promptjobs.core.lanes import STOP_RANK, Cause, Lane, Lanes, Outcome, Turning, chain, outranks
 from promptjobs.core.optimizer import Adopted, Optimizer
 from promptjobs.core.trial import Phase
 from promptjobs.db import history, journal
+from promptjobs.db.connections import Connections
 from promptjobs.db.journal import AnswerRecord, TokenRecord, TurnRecord
-from promptjobs.errors import DatabaseUnavailable, JobFailed, JournalMismatch, LeaseLost
-from promptjobs.jobs.reader import Reader
+from promptjobs.errors import BudgetExhausted, DatabaseUnavailable, JobFailed, JournalMismatch, LeaseLost
+from promptjobs.jobs.asking import Asking, World
 from promptjobs.jobs.writer import Writer
 
 log = logging.getLogger(__name__)
 
 BODIES_KEPT = 3_000
 TURNS_WITHOUT_ANSWER = 1_000
+TURNS_IN_A_ROW = 100
+"""Replayed without letting anything else run: heartbeats and the other jobs of the process have to go on."""
 
 
 class Suspended(Exception):
     """The run was asked to leave off: what it has is recorded, and another worker goes on."""
-
-
-class World(Protocol):
-    """Answers asks. `tokens` mints what a rollout needs before it may go out."""
-
-    def observe(self, facts: Sequence[Fact]) -> None:
-        """Told the facts of every new turn before its asks; replayed turns are not told again."""
-
-    def tokens(self, asks: Sequence[Ask]) -> list[TokenRecord]: ...
-
-    async def answer(self, ask: Ask) -> AnswerRecord:
-        """Never raises for a failure of the world, which is an answer. Raises LeaseLost."""
 
 
 class Run:
@@ -53,7 +43,7 @@ class Run:
         self,
         *,
         job_id: str,
-        connect: Callable[[], Awaitable[asyncpg.Connection]],
+        connections: Connections,
         make_writer: Callable[[int], Writer],
         world: World,
         make_optimizer: Callable[[], Optimizer],
@@ -62,7 +52,7 @@ class Run:
         slots: int,
     ) -> None:
         self.job_id = job_id
-        self.reader = Reader(connect)
+        self.connections = connections
         self.world = world
         self.make_writer = make_writer
         self.make_optimizer = make_optimizer
@@ -72,20 +62,19 @@ class Run:
         self.delivered: set[Key] = set()
         self.stopped: Cause | None = None
         self.stop_detail: str | None = None
-        self.calls = 0
         self._wanted: tuple[Cause, str | None] | None = None
         self._bodies: OrderedDict[Key, str] = OrderedDict()
         self._wake = asyncio.Event()
-        self._open: dict[Key, list[str]] = {}
-        self._missing: dict[str, int] = {}
-        self._ready: deque[str] = deque()
-        self._free_slots = slots
-        self._unsent: deque[Ask] = deque()
-        self._under_way: set[Key] = set()
-        self._stops = 0
-        self._asking: set[asyncio.Task[None]] = set()
+        self._asking = Asking(world, self.answers, slots, self._wake, self._note, self._refused)
         self._idle_turns = 0
         self._is_suspended = False
+        self._is_draining = False
+        self._is_sending = False
+
+    @property
+    def calls(self) -> int:
+        """How many asks have gone out."""
+        return self._asking.calls
 
     # --- from outside ------------------------------------------------------------------------------------------------
 
@@ -100,27 +89,27 @@ class Run:
         self._is_suspended = True
         self._wake.set()
 
+    def drain(self) -> None:
+        """Leave off when what is under way is answered and recorded; nothing further is asked. A cancel goes first."""
+        self._is_draining = True
+        self._asking.hold()
+        self._wake.set()
+
     async def run(self) -> Any:
         """Returns what the optimizer's closing returned.
 
         Raises LeaseLost, Suspended, JobFailed where closing itself failed, DatabaseUnavailable.
         """
-        try:
-            return await self._run()
-        finally:
-            await self.reader.close()
-
-    async def _run(self) -> Any:
         next_n = await self._load()
         self.writer = self.make_writer(next_n)
         try:
             async with asyncio.TaskGroup() as group:
-                self._group = group
+                self._asking.begin(group, self.writer)
                 group.create_task(self.writer.run())
                 await self._resume()
                 while not (self.lanes.has_ended or self._is_suspended):
                     await self._turn()
-                await self._abandon()
+                await self._asking.abandon()
                 await self.writer.flush()
                 self.writer.close()
         except BaseExceptionGroup as failed:
@@ -133,30 +122,21 @@ class Run:
 
     async def _load(self) -> int:
         next_n = 0
-        for n, answer in await self.reader.read(lambda c: history.load_answers(c, self.job_id)):
+        for n, answer in await self.connections.persist(lambda c: history.load_answers(c, self.job_id)):
             self.answers[answer.key] = answer
             next_n = max(next_n, n + 1)
         return next_n
 
     async def _turns(self) -> list[TurnRecord]:
-        return await self.reader.read(lambda c: history.load_turns(c, self.job_id))
+        return await self.connections.persist(lambda c: history.load_turns(c, self.job_id))
 
     async def _resume(self) -> None:
-        """Replay what is recorded, then send what is missing, or take the first turn."""
+        """Replay what is recorded."""
         turns = await self._turns()
         try:
             await self._replay(turns)
         except JournalMismatch as mismatch:
             await self._deploy(turns, mismatch)
-        if self.lanes.has_ended:
-            return
-        if self._is_started:
-            tokens, asks = self._open_lanes(self.lanes.waiting_lanes())
-            self._send(asks, self.writer.put_tokens(tokens))
-        elif self.stopped:
-            await self._stop(self.stopped, self.stop_detail)
-        else:
-            await self._guarded("0", Cause.START, self.lanes.start, ())
 
     async def _replay(self, turns: Sequence[TurnRecord]) -> None:
         """Feed the recorded answers in the recorded order. Raises JournalMismatch where that does not fit."""
@@ -169,8 +149,12 @@ class Run:
         if deployed is not None:
             await self._adopt(turns[deployed])
             turns = turns[deployed + 1 :]
-        for turn in turns:
+        for n, turn in enumerate(turns, 1):
             await self._replay_turn(turn)
+            if n % TURNS_IN_A_ROW == 0:
+                await asyncio.sleep(0)
+                if self._is_suspended:
+                    raise Suspended
 
     async def _replay_turn(self, turn: TurnRecord) -> None:
         if turn.search_version != self.optimizer.search_version:
@@ -212,7 +196,7 @@ class Run:
         )
         stop = next((turn for turn in reversed(turns) if turn.cause in STOP_RANK), None)
         n = turns[-1].n + 1
-        spent = await self.reader.read(lambda c: history.load_facts(c, self.job_id, n))
+        spent = await self.connections.persist(lambda c: history.load_facts(c, self.job_id, n))
         detail = {
             "rollouts": {phase.value: count for phase, count in spent.rollouts.items()},
             "completions": spent.completions,
@@ -231,7 +215,7 @@ class Run:
 
     async def _adopt(self, turn: TurnRecord) -> None:
         detail = orjson.loads(turn.detail or "{}")
-        facts = await self.reader.read(lambda c: history.load_facts(c, self.job_id, turn.n))
+        facts = await self.connections.persist(lambda c: history.load_facts(c, self.job_id, turn.n))
         rollouts = {Phase(phase): count for phase, count in detail["rollouts"].items()}
         self.optimizer.adopt(Adopted(facts.candidates, facts.trials, rollouts, detail["completions"]))
         self.stopped = Cause(detail["stopped"]) if detail["stopped"] else None
@@ -240,22 +224,35 @@ class Run:
     # --- live --------------------------------------------------------------------------------------------------------
 
     async def _turn(self) -> None:
-        """Wait for the next lane that can go on, or for a stop, and take one turn."""
+        """Wait until there is something to do, and do it: start, stop, resume a lane, or leave off."""
         while not self._is_suspended:
             stop = self._pending_stop()
-            if stop:
-                await self._stop(*stop)
-                return
-            path = self._next_path()
-            if path is not None:
-                break
-            self._wake.clear()
-            await self._wake.wait()
+            if self._is_draining and (stop is None or stop[0] is not Cause.CANCEL):
+                self._is_suspended = self._asking.is_idle
+            elif not self._is_sending:
+                return await self._start()
+            elif stop is not None:
+                return await self._stop(*stop)
+            elif (path := self._next_path()) is not None:
+                return await self._resume_lane(path)
+            if not self._is_suspended:
+                self._wake.clear()
+                await self._wake.wait()
+        return None
+
+    async def _start(self) -> None:
+        """After replay: send what the lanes still wait for, or take the first turn."""
+        self._is_sending = True
+        if self._is_started:
+            tokens, asks = self._open_lanes(self.lanes.waiting_lanes())
+            self._asking.send(asks, self.writer.put_tokens(tokens))
+        elif self.stopped:
+            await self._stop(self.stopped, self.stop_detail)
         else:
-            return
-        lane = self.lanes.open[path]
-        asks = lane.waiting
-        del self._missing[path]
+            await self._guarded("0", Cause.START, self.lanes.start, ())
+
+    async def _resume_lane(self, path: str) -> None:
+        asks = self.lanes.open[path].waiting
         self._idle_turns = 0 if any(ask.key not in self.delivered for ask in asks) else self._idle_turns + 1
         self._note_delivered(asks)
         told = [self.answers[ask.key] for ask in asks]
@@ -264,24 +261,29 @@ class Run:
             self.request_stop(Cause.NO_PROGRESS, f"{TURNS_WITHOUT_ANSWER} turns brought no new answer")
 
     def _next_path(self) -> str | None:
+        """The lane to resume now, which then counts as resumed."""
         if self.is_fixed:
-            path = self.lanes.next_in_fixed_order().path
-            return path if self._missing[path] == 0 else None
-        return self._ready.popleft() if self._ready else None
+            return self._asking.take_if_ready(self.lanes.next_in_fixed_order().path)
+        return self._asking.first_ready()
 
     def _pending_stop(self) -> tuple[Cause, str | None] | None:
         if self._wanted is None or not outranks(self._wanted[0], self.stopped):
             return None
         return self._wanted
 
+    def _refused(self, error: BudgetExhausted) -> None:
+        """A cap ends the search; where even the end cannot be paid, it ends with what is known."""
+        cause = Cause.SPENT if self.lanes.is_closing else Cause.MONEY
+        if not outranks(cause, self.stopped):
+            raise JobFailed(f"closing the search failed: {error}") from error
+        self.request_stop(cause, f"{error.cap}: {error.words}")
+
     async def _stop(self, cause: Cause, detail: str | None) -> None:
         """A stop is a turn of its own: all lanes are closed, and closing begins."""
         self.stopped, self.stop_detail = cause, detail
         if cause is Cause.CANCEL:
-            await self._abandon()
-        self._forget_unsent()
-        self._missing.clear()
-        self._ready.clear()
+            await self._asking.abandon()
+        self._asking.close_lanes()
         try:
             outcome = await self._drive(self.lanes.stop(cause))
         except (DatabaseUnavailable, LeaseLost):
@@ -324,7 +326,7 @@ class Run:
         absent = [key for key in keys if key not in self._bodies]
         found: Mapping[Key, str] = {}
         if absent:
-            found = await self.reader.read(lambda c: history.load_bodies(c, self.job_id, absent))
+            found = await self.connections.persist(lambda c: history.load_bodies(c, self.job_id, absent))
         bodies = [journal.body_from(self._bodies[key] if key in self._bodies else found[key]) for key in keys]
         for key, text in found.items():
             self._remember(key, text)
@@ -334,6 +336,9 @@ class Run:
         self._bodies[key] = text
         if len(self._bodies) > BODIES_KEPT:
             self._bodies.popitem(last=False)
+
+    def _note(self, record: AnswerRecord) -> None:
+        self._remember(record.answer.key, record.body)
 
     def _commit(
         self, path: str, cause: Cause, delivered: Sequence[Ask], outcome: Outcome, detail: str | None = None
@@ -345,86 +350,15 @@ class Run:
         tokens, asks = self._open_lanes(outcome.opened)
         turn = TurnRecord(self.n, path, cause, self.chain, self.optimizer.search_version, facts, detail)
         self.n += 1
-        self._send(asks, self.writer.put_turn(turn, tokens))
+        self._asking.send(asks, self.writer.put_turn(turn, tokens))
 
     def _open_lanes(self, lanes: Sequence[Lane]) -> tuple[list[TokenRecord], list[Ask]]:
-        """Note what each lane waits for; returns the asks that no other lane has open, with their tokens."""
-        asks: list[Ask] = []
-        for lane in lanes:
-            missing = 0
-            for key, ask in distinct(lane.waiting).items():
-                if key in self.answers:
-                    continue
-                missing += 1
-                if key in self._open:
-                    self._open[key].append(lane.path)
-                else:
-                    self._open[key] = [lane.path]
-                    asks.append(ask)
-            self._missing[lane.path] = missing
-            if not missing:
-                self._ready.append(lane.path)
-                self._wake.set()
+        """What has to go out for these lanes to go on, with its tokens."""
+        asks = self._asking.open(lanes)
         return self.world.tokens(asks), asks
-
-    def _send(self, asks: Sequence[Ask], committed: asyncio.Future[None]) -> None:
-        if asks:
-            self._spawn(self._go_out(asks, committed, self._stops))
-
-    async def _go_out(self, asks: Sequence[Ask], committed: asyncio.Future[None], stops: int) -> None:
-        await asyncio.shield(committed)
-        if stops == self._stops:
-            self._unsent.extend(asks)
-            self._fill_slots()
-
-    def _fill_slots(self) -> None:
-        while self._unsent and self._free_slots:
-            self._free_slots -= 1
-            self._spawn(self._ask(self._unsent.popleft()))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """A task that `_abandon` may cancel, and whose failure ends the run."""
-        task = self._group.create_task(work)
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-
-    async def _ask(self, ask: Ask) -> None:
-        """One ask up to its answer's commit, which is what frees the slot."""
-        self.calls += 1
-        self._under_way.add(ask.key)
-        try:
-            record = await self.world.answer(ask)
-            await self.writer.put_answer(record)
-        finally:
-            self._under_way.discard(ask.key)
-            self._free_slots += 1
-        self.answers[ask.key] = record.answer
-        self._remember(ask.key, record.body)
-        for path in self._open.pop(ask.key, ()):
-            if path in self._missing:
-                self._missing[path] -= 1
-                if not self._missing[path]:
-                    self._ready.append(path)
-                    self._wake.set()
-        self._fill_slots()
 
     def _note_delivered(self, asks: Sequence[Ask]) -> None:
         self.delivered.update(ask.key for ask in asks)
-
-    def _forget_unsent(self) -> None:
-        """What has not gone out by a stop is not asked any more: it would be paid for, and its lane is closed."""
-        self._stops += 1
-        self._unsent.clear()
-        self._open = {key: paths for key, paths in self._open.items() if key in self._under_way}
-
-    async def _abandon(self) -> None:
-        """Give up on what is still open: called but never delivered."""
-        self._unsent.clear()
-        tasks = list(self._asking)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._open.clear()
 
 
 def _described(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What a client can do with jobs: create, read, list, start, cancel."""
+"""What a client can do with jobs: estimate, create, read, list, start, pause, resume, cancel, delete."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +10,14 @@ import orjson
 from promptjobs.clients.providers import Providers
 from promptjobs.core.config import JobConfig, Resolution, resolve
 from promptjobs.core.config_body import without_secrets
-from promptjobs.db import jobs
-from promptjobs.db.jobs import ConfigRow, JobFilter, JobRow, JobStatus, NewJob
+from promptjobs.db import balances, job_commands, jobs
+from promptjobs.db.job_commands import NewJob
+from promptjobs.db.jobs import ConfigRow, JobFilter, JobRow, JobStatus
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import reading, writing
 from promptjobs.errors import InvalidRequest, NotYetSupported
+from promptjobs.jobs.estimating import estimate_job
+from promptjobs.jobs.pricing_check import check_priced
 
 MAX_METADATA_BYTES = 64 * 1024
 MAX_UNKNOWN = 20
@@ -45,20 +48,36 @@ class JobService:
     async def create(self, request: JobRequest) -> JobRow:
         """Resolve the config once, store what will run, and queue the job unless it is to wait for its start.
 
-        Raises InvalidRequest and its kinds: InvalidConfig, NotYetSupported, ProviderNotConfigured, BudgetTooSmall.
+        Raises InvalidRequest and its kinds: InvalidConfig, NotYetSupported, ProviderNotConfigured, BudgetTooSmall,
+        UnpricedModel; and BalanceEmpty.
         """
+        config, job = self._prepared(request)
+        async with writing(self.database) as connection:
+            check_priced(config, await balances.has_balance(connection, job.organisation))
+            await job_commands.require_money(connection, job.organisation)
+            await job_commands.create(connection, job)
+            return await jobs.read(connection, job.id)
+
+    async def estimate(self, request: JobRequest) -> dict[str, Any]:
+        """What the job would take and cost, as JSON; nothing is stored.
+
+        Raises what `create` raises, except BalanceEmpty: it tells how much has to be added.
+        """
+        config, job = self._prepared(request)
+        async with reading(self.database) as connection:
+            check_priced(config, await balances.has_balance(connection, job.organisation))
+        return estimate_job(config)
+
+    def _prepared(self, request: JobRequest) -> tuple[JobConfig, NewJob]:
+        """What will run, and the job as it is stored. Raises InvalidRequest and its kinds."""
         if request.config_name is not None:
             raise NotYetSupported("saved configs are not supported yet: send the config itself", "config_name")
         metadata = _metadata_text(request.metadata)
         resolution = resolve(request.algorithm, request.config_body, request.overrides)
-        config = resolution.config
-        for provider in _providers_of(config):
+        for provider in _providers_of(resolution.config):
             self._providers.get(provider)
-        self._check_budget(config)
-        job = _new_job(request, resolution, metadata)
-        async with writing(self.database) as connection:
-            await jobs.create(connection, job)
-            return await jobs.read(connection, job.id)
+        self._check_budget(resolution.config)
+        return resolution.config, _new_job(request, resolution, metadata)
 
     async def get(self, job_id: str) -> JobRow:
         """Raises JobNotFound."""
@@ -76,16 +95,36 @@ class JobService:
             return await jobs.read_config(connection, job_id)
 
     async def start(self, job_id: str) -> JobRow:
-        """Queue a pending job. Raises JobNotFound; JobConflict where it is over."""
+        """Queue a pending job. Raises JobNotFound; JobConflict where it is over; BalanceEmpty."""
         async with writing(self.database) as connection:
-            await jobs.start(connection, job_id)
+            await job_commands.start(connection, job_id)
+            return await jobs.read(connection, job_id)
+
+    async def pause(self, job_id: str) -> JobRow:
+        """Set the job aside, or have its worker do so; repeating it changes nothing.
+
+        Raises JobNotFound, JobConflict.
+        """
+        async with writing(self.database) as connection:
+            await job_commands.pause(connection, job_id)
+            return await jobs.read(connection, job_id)
+
+    async def resume(self, job_id: str) -> JobRow:
+        """Let a paused job go on; repeating it changes nothing. Raises JobNotFound, JobConflict, BalanceEmpty."""
+        async with writing(self.database) as connection:
+            await job_commands.resume(connection, job_id)
             return await jobs.read(connection, job_id)
 
     async def cancel(self, job_id: str, reason: str | None = None) -> JobRow:
         """End the job, or have its worker end it; repeating it changes nothing. Raises JobNotFound."""
         async with writing(self.database) as connection:
-            await jobs.cancel(connection, job_id, reason)
+            await job_commands.cancel(connection, job_id, reason)
             return await jobs.read(connection, job_id)
+
+    async def delete(self, job_id: str) -> None:
+        """Delete a job that is over, with all that it has left. Raises JobNotFound, JobConflict."""
+        async with writing(self.database) as connection:
+            await job_commands.remove(connection, job_id)
 
 
 def _providers_of(config: JobConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""Answers asks from the world: rollouts by the task app through the interceptor, completions by meta-models."""
+"""Answers asks from the world: rollouts by the task app, whose calls come through our interceptor, and the others."""
 
 import asyncio
 import hashlib
@@ -19,45 +19,40 @@ from promptjobs.core.asks import (
     Body,
     CandidateFact,
     Completion,
-    CompletionBody,
     Fact,
-    FailureReason,
     Key,
     Rollout,
     RolloutBody,
     Tier,
 )
 from promptjobs.core.config import JobConfig
+from promptjobs.core.ledger import Caps
 from promptjobs.core.policies import policy_of
-from promptjobs.core.verifier import PURPOSE as JUDGE
 from promptjobs.core.verifier import Verifier
 from promptjobs.db.calls import CallRecord
 from promptjobs.db.journal import AnswerRecord, TokenRecord
-from promptjobs.errors import (
-    DeadlineExceeded,
-    ProviderCallFailed,
-    WorldError,
-)
+from promptjobs.db.ledger import Ledger
+from promptjobs.errors import WorldError
 from promptjobs.interceptor.grants import Grants
 from promptjobs.interceptor.terms import Terms
+from promptjobs.jobs.completions import Completions
 from promptjobs.jobs.description import describe
 from promptjobs.jobs.lease import Lease
 from promptjobs.jobs.outcomes import (
     DETAIL_CHARACTERS,
     calls_of_body,
     cost_of,
-    is_billed,
+    exhausted_by,
     messages_of,
     reason_of,
     settled,
     storable,
-    sum_of,
     text_of,
 )
+from promptjobs.jobs.purse import Purse
 from promptjobs.jobs.retries import Retries
 from promptjobs.jobs.writer import Writer
 
-COMPLETION_TIMEOUT_SECONDS = 300.0
 TOKEN_GRACE_SECONDS = 60.0
 
 
@@ -72,8 +67,9 @@ class Minted:
 class JobWorld:
     """The world of one running job.
 
-    calls_of reads the calls that were made under tokens. url is the address under which task apps reach us. The
-    writer is set when the run has made it: tokens of further attempts go through it.
+    calls_of reads the calls that were made under tokens. url is the address under which task apps reach us.
+    has_balance: what the organisation may spend is limited. The writer is set when the run has made it: tokens of
+    further attempts go through it.
     """
 
     writer: Writer
@@ -91,20 +87,26 @@ class JobWorld:
         url: str,
         rollout_timeout_seconds: float,
         outage_seconds: float,
+        ledger: Ledger,
+        organisation: str,
+        has_balance: bool,
     ) -> None:
         self.job_id, self.config, self.lease = job_id, config, lease
-        self.task_app, self.llm, self.grants = task_app, llm, grants
+        self.task_app, self.grants = task_app, grants
         self.calls_of = calls_of
         self.url = url
         self.rollout_timeout_seconds = rollout_timeout_seconds
         self.outage_seconds = outage_seconds
-        verifier = config.search.verifier
-        judge = Verifier.of(verifier)
+        self.organisation, self.has_balance = organisation, has_balance
+        purse = Purse(ledger, job_id, organisation, Caps.of(config), has_balance)
+        self.completions = Completions(config=config, lease=lease, llm=llm, purse=purse, outage_seconds=outage_seconds)
+        judge = Verifier.of(config.search.verifier)
         self._keeps_calls = bool(config.search.modules) or (judge is not None and judge.wants_calls)
-        self._judges = asyncio.Semaphore(verifier.concurrency if verifier else 1)
         self._minted: dict[Key, Minted] = {}
         self._candidates: dict[str, Candidate] = {}
         self._terms: dict[Tier, Terms] = {}
+        tiers = Tier if config.search.proxy_models is not None else (Tier.HI,)
+        self._policies = {tier: _policy_told(config, tier) for tier in tiers}
 
     def observe(self, facts: Sequence[Fact]) -> None:
         """Learn the candidates that a turn decides on, so that their first calls need no question to the database."""
@@ -123,17 +125,18 @@ class JobWorld:
         return records
 
     async def answer(self, ask: Ask) -> AnswerRecord:
-        """Ask until there is an answer, or a failure that is one. Raises LeaseLost, ProviderNotConfigured."""
+        """Ask until there is an answer, or a failure that is one.
+
+        Raises LeaseLost, ProviderNotConfigured, DatabaseUnavailable where a rollout's calls cannot be read, and
+        BudgetExhausted where a cap does not hold a call that the answer needs.
+        """
         match ask:
             case Rollout():
                 return await self._rollout(ask)
             case Completion(purpose=purpose) if purpose == DESCRIPTION:
                 return await describe(ask, self.task_app, self.lease, self.outage_seconds)
-            case Completion(purpose=purpose) if purpose == JUDGE:
-                async with self._judges:
-                    return await self._completion(ask)
             case Completion():
-                return await self._completion(ask)
+                return await self.completions.answer(ask)
             case _:
                 assert_never(ask)
 
@@ -159,6 +162,9 @@ class JobWorld:
             if self.grants is not None:
                 self.grants.revoke([digest])
             calls += made
+            if (exhausted := exhausted_by(made)) is not None:
+                # A score may have come all the same, but not of the prompt alone: a call was refused on the way.
+                raise exhausted
             outcome = settled(outcome, made)
             pause = retries.pause_after(outcome) if isinstance(outcome, WorldError) else None
             if pause is None:
@@ -175,7 +181,7 @@ class JobWorld:
                     seed=ask.seed,
                     run_id=self.job_id,
                     inference_url=self._inference_url(minted.secret, trace),
-                    policy=self._policy(ask.tier),
+                    policy=self._policies[ask.tier],
                     env_name=self.config.task_app.env_name,
                     env_config=self.config.task_app.env_config,
                     correlation_id=trace,
@@ -188,16 +194,6 @@ class JobWorld:
     def _inference_url(self, secret: str, trace: str) -> str:
         base = f"{self.url}/interceptor/v1/{secret}"
         return base if self.task_app.dialect is Dialect.POLICY_URL else f"{base}/{trace}"
-
-    def _policy(self, tier: Tier) -> Policy:
-        policy = policy_of(self.config, tier)
-        return Policy(
-            model=policy.model,
-            provider=policy.provider,
-            temperature=policy.temperature,
-            max_completion_tokens=policy.max_completion_tokens,
-            policy_name=policy.policy_name or "policy",
-        )
 
     def _mint(self, ask: Rollout, attempt: int) -> Minted:
         secret = secrets.token_urlsafe(24)
@@ -231,7 +227,8 @@ class JobWorld:
     def _terms_of(self, tier: Tier) -> Terms:
         known = self._terms.get(tier)
         if known is None:
-            known = self._terms[tier] = Terms.of(self.config, tier)
+            terms = Terms.of(self.config, tier, organisation=self.organisation, has_balance=self.has_balance)
+            known = self._terms[tier] = terms
         return known
 
     def _rollout_record(
@@ -266,57 +263,14 @@ class JobWorld:
         )
         return AnswerRecord(ask, answer, text_of(body), storable(detail), len(tokens), revoked=tuple(tokens))
 
-    # --- completions -------------------------------------------------------------------------------------------------
 
-    async def _completion(self, ask: Completion) -> AnswerRecord:
-        retries = Retries(self.outage_seconds)
-        started = time.perf_counter()
-        failed: list[ProviderCallFailed] = []
-        attempts = 0
-        while True:
-            self.lease.require()
-            attempts += 1
-            try:
-                done = await self.llm.complete(
-                    ask.model,
-                    ask.messages,
-                    seed=ask.draw,
-                    timeout_seconds=ask.timeout_seconds or COMPLETION_TIMEOUT_SECONDS,
-                )
-                break
-            except WorldError as error:
-                if isinstance(error, ProviderCallFailed):
-                    failed.append(error)
-                pause = retries.pause_after(error)
-                if pause is None:
-                    return self._failed_completion(ask, error, failed, attempts, time.perf_counter() - started)
-            await asyncio.sleep(pause)
-        costs = [done.cost_usd, *(error.cost_usd for error in failed if is_billed(error))]
-        answer = Answer(
-            ask.key,
-            prompt_tokens=done.usage.prompt_tokens + sum(error.prompt_tokens for error in failed),
-            completion_tokens=done.usage.completion_tokens + sum(error.completion_tokens for error in failed),
-            unknown_tokens=done.usage.unknown_tokens + sum(error.unknown_tokens for error in failed),
-            cost_usd=sum_of(costs),
-            seconds=time.perf_counter() - started,
-        )
-        body = CompletionBody(done.text, done.finish_reason)
-        return AnswerRecord(ask, answer, text_of(body), None, attempts, done.finish_reason)
-
-    def _failed_completion(
-        self, ask: Completion, error: WorldError, failed: Sequence[ProviderCallFailed], attempts: int, seconds: float
-    ) -> AnswerRecord:
-        timed_out = isinstance(error, DeadlineExceeded)
-        billed = [each for each in failed if is_billed(each)]
-        answer = Answer(
-            ask.key,
-            None,
-            FailureReason.PROVIDER_TIMEOUT if timed_out else FailureReason.PROVIDER_ERROR,
-            sum(each.prompt_tokens for each in billed),
-            sum(each.completion_tokens for each in billed),
-            sum(each.unknown_tokens for each in billed),
-            sum_of([each.cost_usd for each in billed]),
-            seconds,
-        )
-        detail = str(error)[:DETAIL_CHARACTERS]
-        return AnswerRecord(ask, answer, text_of(CompletionBody(detail, "error")), storable(detail), attempts, "error")
+def _policy_told(config: JobConfig, tier: Tier) -> Policy:
+    """The policy as a task app is told it."""
+    policy = policy_of(config, tier)
+    return Policy(
+        model=policy.model,
+        provider=policy.provider,
+        temperature=policy.temperature,
+        max_completion_tokens=policy.max_completion_tokens,
+        policy_name=policy.policy_name or "policy",
+    )

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import asyncpg
 
-from promptjobs.db.journal import AnswerRecord, Group, TokenRecord, TurnRecord, last_group, open_session, write_group
+from promptjobs.db.connections import DEFINITE, Connections
+from promptjobs.db.groups import OUTAGE
+from promptjobs.db.journal import AnswerRecord, Group, TokenRecord, TurnRecord, last_group, write_group
 from promptjobs.errors import LeaseLost
 
 log = logging.getLogger(__name__)
@@ -18,9 +20,6 @@ MOST_ANSWERS = 500
 
 RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 RECONNECTS = 300
-
-DEFINITE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.SyntaxOrAccessError)
-"""Errors that say for certain that the statement was not carried out and never will be."""
 
 
 @dataclass(slots=True)
@@ -34,18 +33,17 @@ class _Queued:
 class Writer:
     """FIFO. Each `put_…` returns a future that is done when its rows are durable.
 
-    After an error of unknown outcome it reconnects and reads the number of the last group: equal to its own means
-    committed, else the group is sent again. `number` starts at the job's last_group as read when it was claimed.
+    A connection is borrowed for each group. After an error of unknown outcome the number of the last group is read
+    over another: equal to its own means committed, else the group is sent again. `number` starts at the job's
+    last_group as read when it was claimed.
     """
 
-    def __init__(
-        self, connect: Callable[[], Awaitable[asyncpg.Connection]], job_id: str, epoch: int, number: int, next_n: int
-    ) -> None:
-        self._connect = connect
+    def __init__(self, connections: Connections, job_id: str, epoch: int, number: int, next_n: int) -> None:
+        """connections: prepared by db.journal.open_session."""
+        self._connections = connections
         self.job_id, self.epoch, self.number = job_id, epoch, number
         self.next_n = next_n
         self.groups = 0
-        self._connection: asyncpg.Connection | None = None
         self._queue: deque[_Queued] = deque()
         self._wake = asyncio.Event()
         self._is_closing = False
@@ -100,8 +98,6 @@ class Writer:
         except BaseException as error:
             self._fail(error, taken)
             raise
-        finally:
-            await self._disconnect()
 
     def _take(self) -> tuple[Group, list[asyncio.Future[None]]]:
         group, taken = Group(), []
@@ -128,31 +124,22 @@ class Writer:
         """Whether the group is committed; False where the fence refused it."""
         for attempt in range(RECONNECTS):
             try:
-                if self._connection is None:
-                    self._connection = await self._connect()
-                    await open_session(self._connection)
-                    if attempt and await self._was_committed(number):
+                async with self._connections.use() as connection:
+                    if attempt and await self._was_committed(connection, number):
                         return True
-                if await write_group(self._connection, self.job_id, self.epoch, number, group) is not None:
-                    return True
-                # Refused: another runner owns the job, or an earlier attempt was committed after we looked.
-                return attempt > 0 and await self._was_committed(number)
+                    if await write_group(connection, self.job_id, self.epoch, number, group) is not None:
+                        return True
+                    # Refused: another runner owns the job, or an earlier attempt was committed after we looked.
+                    return attempt > 0 and await self._was_committed(connection, number)
             except DEFINITE:
                 raise
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-                log.warning("a group's outcome is unknown; reconnecting", extra={"error": type(error).__name__})
-                await self._disconnect()
+            except OUTAGE as error:
+                log.warning("a group's outcome is unknown; looking again", extra={"error": type(error).__name__})
                 await asyncio.sleep(RECONNECT_SECONDS[min(attempt, len(RECONNECT_SECONDS) - 1)])
         raise LeaseLost(self.job_id)
 
-    async def _was_committed(self, number: int) -> bool:
-        assert self._connection is not None  # noqa: S101 - a connection precedes every look
-        return await last_group(self._connection, self.job_id) == (self.epoch, number)
-
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()
+    async def _was_committed(self, connection: asyncpg.Connection, number: int) -> bool:
+        return await last_group(connection, self.job_id) == (self.epoch, number)
 
     def _fail(self, error: BaseException, taken: Sequence[asyncio.Future[None]]) -> None:
         self._failure = error if isinstance(error, Exception) else LeaseLost(self.job_id)
