@@ -1,6 +1,7 @@
 """Puts the parts together from the settings: database, interceptor, worker and API, and runs them until a signal."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -23,6 +24,7 @@ from promptjobs.db.ledger import Ledger
 from promptjobs.db.migrate import migrate
 from promptjobs.db.session import Database
 from promptjobs.interceptor.app import Interceptor
+from promptjobs.interceptor.recent import RecentCalls
 from promptjobs.jobs.reaper import Reaper
 from promptjobs.jobs.service import JobService
 from promptjobs.jobs.worker import Worker, WorkerOptions
@@ -32,6 +34,10 @@ log = logging.getLogger(__name__)
 
 GRACEFUL_SECONDS = 5
 POOL_SIZE = 10
+
+COLLECTIONS = 10_000, 50, 1_000
+"""Thresholds of the garbage collector. A full collection stops the event loop for as long as it takes to walk all that
+hundreds of jobs know, which is tenths of a second. Reference counts free nearly everything, so it may be rare."""
 
 
 @asynccontextmanager
@@ -98,6 +104,9 @@ async def open_parts(settings: Settings, database: Database) -> AsyncIterator[Pa
     task_apps = Outgoing(frozenset(settings.allowed_targets or ()), allow_loopback=allows_loopback)
     async with task_apps, Outgoing(providers.targets()) as models:
         await asyncio.to_thread(load_prices)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*COLLECTIONS)
         ledger, reaper = Ledger(database.connect), Reaper(database.connect, settings.lease_seconds)
         background = Background()
         settling = background.start("ledger", ledger.groups.run())
@@ -122,6 +131,10 @@ def worker_of(settings: Settings, parts: Parts, public_url: str, interceptor: In
         rollout_timeout_seconds=settings.rollout_timeout_seconds,
         environment_key=settings.environment_api_key,
     )
+    recent = None
+    if interceptor is not None and settings.public_url is None:
+        # Task apps dial this very process, so that every call under our tokens is made here.
+        recent = interceptor.meter.recent = RecentCalls()
     return Worker(
         parts.database,
         task_apps=parts.task_apps,
@@ -129,6 +142,7 @@ def worker_of(settings: Settings, parts: Parts, public_url: str, interceptor: In
         grants=interceptor.grants if interceptor else None,
         ledger=parts.ledger,
         options=options,
+        recent=recent,
     )
 
 

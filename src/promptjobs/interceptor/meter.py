@@ -15,6 +15,7 @@ from promptjobs.db.groups import Groups
 from promptjobs.db.ledger import Hold
 from promptjobs.errors import MeteringUnavailable
 from promptjobs.interceptor.grants import Grant
+from promptjobs.interceptor.recent import RecentCalls
 from promptjobs.interceptor.terms import Policy
 
 NO_USAGE = Usage()
@@ -56,6 +57,9 @@ class _Pending:
 class Meter:
     """Writes calls in groups over a connection of its own, and settles them with the same statement.
 
+    recent: where recorded calls are kept for the worker of this process; None where it has to read them, because
+    another process may serve the same token.
+
     A call's number comes from one counter of this process that starts at a random place, so replicas that serve the
     same token hardly ever meet, and a statement of unknown outcome can be sent again. If they do meet, the call gets
     another number: a row that was there before the first attempt is another replica's.
@@ -65,8 +69,9 @@ class Meter:
         self, connect: Callable[[], Awaitable[asyncpg.Connection]], *, patience_seconds: float = PATIENCE_SECONDS
     ) -> None:
         self.groups: Groups[_Pending, None] = Groups(
-            "meter", connect, _store, _unavailable, keep=True, patience_seconds=patience_seconds
+            "meter", connect, self._store, _unavailable, keep=True, patience_seconds=patience_seconds
         )
+        self.recent: RecentCalls | None = None
         self._number = secrets.randbelow(NUMBERS)
 
     def put(self, call: "Call", outcome: Outcome, seconds: float) -> "asyncio.Future[None]":
@@ -101,6 +106,25 @@ class Meter:
         bill = Bill(hold_id, usage.total_tokens if is_known else None, int(outcome.is_sent))
         return self.groups.put(_Pending(record, bill), len(messages) + len(outcome.reply or ""))
 
+    async def _store(self, connection: asyncpg.Connection, group: Sequence[_Pending]) -> Sequence[None]:
+        """Commit the group. Raises what asyncpg raises; then the outcome may be unknown and the group comes again."""
+        todo = list(group)
+        while todo:
+            new = [pending for pending in todo if not pending.sent]
+            for pending in todo:
+                pending.sent = True
+            stored = await insert_calls(
+                connection, [pending.record for pending in todo], [pending.bill for pending in todo]
+            )
+            todo = [pending for pending in new if (pending.record.token, pending.record.n) not in stored]
+            for pending in todo:
+                pending.record = pending.record._replace(n=secrets.randbelow(NUMBERS))
+                pending.sent = False
+        if self.recent is not None:
+            for pending in group:
+                self.recent.add(pending.record)
+        return [None] * len(group)
+
 
 @dataclass(slots=True)
 class Call:
@@ -131,23 +155,6 @@ class Call:
         """Leave the call to the writer: for those who cannot wait."""
         self.is_put = True
         return self.meter.put(self, outcome, time.perf_counter() - self.started)
-
-
-async def _store(connection: asyncpg.Connection, group: Sequence[_Pending]) -> Sequence[None]:
-    """Commit the group. Raises what asyncpg raises; then the outcome may be unknown and the group comes again."""
-    todo = list(group)
-    while todo:
-        new = [pending for pending in todo if not pending.sent]
-        for pending in todo:
-            pending.sent = True
-        stored = await insert_calls(
-            connection, [pending.record for pending in todo], [pending.bill for pending in todo]
-        )
-        todo = [pending for pending in new if (pending.record.token, pending.record.n) not in stored]
-        for pending in todo:
-            pending.record = pending.record._replace(n=secrets.randbelow(NUMBERS))
-            pending.sent = False
-    return [None] * len(group)
 
 
 def _cost(call: Call, outcome: Outcome) -> float | None:

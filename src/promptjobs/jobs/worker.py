@@ -28,6 +28,7 @@ from promptjobs.db.publishing import end_job, load_spent, load_statistics
 from promptjobs.db.session import Database
 from promptjobs.errors import DatabaseUnavailable, JobFailed, LeaseLost, PromptjobsError, TaskAppUnreachable
 from promptjobs.interceptor.grants import Grants
+from promptjobs.interceptor.recent import RecentCalls
 from promptjobs.jobs.claims import Claims, Held
 from promptjobs.jobs.publish import ending_of
 from promptjobs.jobs.runner import Run, Suspended
@@ -60,7 +61,8 @@ class WorkerOptions:
 
 
 class Worker:
-    """One per process. grants: those of the interceptor in this process, if it has one.
+    """One per process. grants: those of the interceptor in this process, if it has one. recent: the calls that it has
+    recorded, where no other process serves our tokens.
 
     `run` returns after `stop`, when every job is ended or handed over.
     """
@@ -74,6 +76,7 @@ class Worker:
         grants: Grants | None,
         ledger: Ledger,
         options: WorkerOptions,
+        recent: RecentCalls | None = None,
     ) -> None:
         """ledger: runs as long as the worker does."""
         self.database = database
@@ -82,6 +85,7 @@ class Worker:
         self._connections = Connections(self._connect, options.database_connections, open_session)
         self._claims = Claims(self._connections, self._connect, self.worker_id, options.lease_seconds, self._revoke_job)
         self._is_stopping = False
+        self._recent = recent
         self._calls: Groups[bytes, list[CallRecord]] = Groups(
             "calls of rollouts",
             self._connect,
@@ -119,6 +123,11 @@ class Worker:
     async def _load_calls(self, connection: asyncpg.Connection, digests: Sequence[bytes]) -> list[list[CallRecord]]:
         found = await calls_of(connection, digests)
         return [found[digest] for digest in digests]
+
+    async def _calls_of(self, digest: bytes) -> list[CallRecord]:
+        """The calls that were made under a token whose rollout is over."""
+        known = None if self._recent is None else self._recent.take(digest)
+        return await self._calls.put(digest) if known is None else known
 
     def _revoke_job(self, job_id: str) -> None:
         """The interceptor of this process forgets the job's tokens at once; others do within their cache's second."""
@@ -207,7 +216,7 @@ class Worker:
             ledger=self.ledger,
             organisation=held.claim.organisation,
             has_balance=held.claim.has_balance,
-            calls_of=self._calls.put,
+            calls_of=self._calls_of,
             url=self.options.public_url.rstrip("/"),
             rollout_timeout_seconds=self.options.rollout_timeout_seconds,
             outage_seconds=self.options.outage_seconds,

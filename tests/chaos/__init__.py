@@ -1,0 +1,1 @@
+"""A soak of the whole service: `python -m tests.chaos`."""
