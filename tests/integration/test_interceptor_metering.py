@@ -15,6 +15,7 @@ from promptjobs.core.ledger import Category
 from promptjobs.db.session import Database
 from promptjobs.errors import DatabaseUnavailable
 from promptjobs.interceptor.app import Interceptor
+from promptjobs.interceptor.recent import RecentCalls
 from tests.fakes.cutter import through_cutter
 from tests.fakes.interceptor_world import (
     DONE,
@@ -55,6 +56,18 @@ async def test_reply_does_not_end_before_it_is_recorded(world: World) -> None:
             assert await end == "end"
             assert (await reply)[0] == 200
     assert len(await world.calls(streaming)) == len(await world.calls(whole)) == 1
+
+
+async def test_what_the_worker_of_the_same_process_is_told_are_the_rows(world: World) -> None:
+    recent = world.interceptor.meter.recent = RecentCalls()
+    token = await world.token()
+    for handler, is_streamed in ((completes, False), (streams, True), (completes, False)):
+        world.upstream.handler = handler
+        assert (await world.post(token, stream=is_streamed))[0] == 200
+    rows = await world.calls(token)
+    assert len(rows) == 3
+    assert recent.take(token.digest) == rows
+    assert recent.take(token.digest) is None
 
 
 async def until_forwarded(world: World, count: int) -> None:
