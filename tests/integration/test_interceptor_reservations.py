@@ -276,6 +276,34 @@ async def test_calls_wait_for_one_another_rather_than_pass_the_cap(tight: World)
     await assert_settled(tight, Account(settled=Amount(3 * COST, 330)), calls=3)
 
 
+async def test_call_whose_task_app_leaves_while_it_waits_is_given_up(tight: World) -> None:
+    tight.upstream.handler = gate = Gate()
+    first = asyncio.create_task(tight.post(await tight.token()))
+    await gate.entered.wait()
+    left = asyncio.Event()
+    body = [{"type": "http.request", "body": orjson.dumps({"messages": MESSAGES}), "more_body": False}]
+    token = await tight.token()
+
+    async def receive() -> Message:
+        if body:
+            return body.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    scope = {"type": "http", "method": "POST", "path": f"/interceptor/v1/{token.secret}/chat/completions"}
+    waiting = asyncio.create_task(tight.interceptor(scope, receive, send))
+    left.set()
+    async with asyncio.timeout(10):
+        await waiting
+    gate.opened.set()
+    assert (await first)[0] == 200
+    assert len(tight.upstream.bodies) == 1
+    await assert_settled(tight, Account(settled=Amount(COST, 110)), calls=1)
+
+
 async def test_calls_that_nobody_can_pay_for_end_the_waiting(tight: World) -> None:
     tight.upstream.handler = answers(NO_USAGE)
     token = await tight.token()

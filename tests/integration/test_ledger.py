@@ -18,6 +18,7 @@ from promptjobs.db.ledger import (
     Spending,
     expire_holds,
     open_accounts,
+    orphaned_holders,
     read_spending,
     reserve,
     settle,
@@ -153,6 +154,35 @@ async def test_hold_that_outlives_its_call_counts_as_spent(connection: asyncpg.C
     assert await expire_holds(connection) == 0
     assert await policy_of(connection) == account(held=amount("0.25", 2), unsettled=amount("0.5", 5))
     assert await balance_of(connection) == (Decimal("0.5"), Decimal("0.25"))
+
+
+async def test_holds_of_a_process_that_is_gone_are_known_by_its_connection(
+    database: Database, connection: asyncpg.Connection
+) -> None:
+    async with running_ledger(database.connect) as alive:
+        await alive.reserve(hold(amount("0.25", 2), Caps()))
+        async with running_ledger(database.connect) as dead:
+            await dead.reserve(hold(amount("0.5", 5), Caps()))
+            assert await orphaned_holders(connection) == frozenset()
+        async with asyncio.timeout(10):
+            while not (orphaned := await orphaned_holders(connection)):
+                pass
+        assert await expire_holds(connection) == 0
+        assert await expire_holds(connection, orphaned) == 1
+        assert await orphaned_holders(connection) == frozenset()
+        assert await policy_of(connection) == account(held=amount("0.25", 2), unsettled=amount("0.5", 5))
+
+
+async def test_process_that_has_lost_its_connection_is_known_again(
+    database: Database, connection: asyncpg.Connection
+) -> None:
+    async with running_ledger(database.connect) as ledger:
+        await ledger.reserve(hold(amount("0.5"), Caps()))
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+        )
+        await ledger.reserve(hold(amount("0.25"), Caps()))
+        assert await orphaned_holders(connection) == frozenset()
 
 
 async def test_hold_is_reserved_once_however_often_it_is_sent(connection: asyncpg.Connection) -> None:

@@ -5,20 +5,24 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
 import pytest
 
+from promptjobs.core.ledger import Caps
 from promptjobs.db.connections import Connections
 from promptjobs.db.journal import Group, open_session, write_group
 from promptjobs.db.leases import Claim, claim_next, heartbeat, park, reap
 from promptjobs.db.publishing import Ending, end_job
 from promptjobs.db.session import Database
-from promptjobs.errors import LeaseLost
+from promptjobs.errors import BudgetExhausted, LeaseLost
 from promptjobs.jobs.claims import Claims
 from promptjobs.jobs.reaper import Reaper
+from tests.fakes.holds import amount, hold
 from tests.fakes.journaled import new_job
+from tests.fakes.ledgers import running_ledger
 
 WORKER = "worker-1"
 ENDING = Ending("succeeded", "completed", None, "prompt.learning.gepa.complete", "the job has succeeded", {}, {})
@@ -368,3 +372,27 @@ async def test_a_worker_hands_over_all_its_jobs_at_once(scene: Scene) -> None:
             await claims.keep_leases()
     assert sorted(revoked) == sorted(job_ids)
     assert {await scene.status(job_id) for job_id in job_ids} == {"queued"}
+
+
+# --- what the dead have reserved -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_what_a_dead_process_has_reserved_is_given_up_long_before_its_call_could_end(scene: Scene) -> None:
+    claim = await scene.claimed()
+    caps = Caps(total_usd=Decimal(1))
+    await scene.connection.execute("INSERT INTO ledger(job_id, category) VALUES ($1, 'policy')", claim.job_id)
+    reaper = Reaper(scene.database.connect, lease_seconds=1.0)
+    async with running_ledger(scene.database.connect) as alive:
+        await alive.reserve(hold(amount("0.25"), caps, job_id=claim.job_id, seconds=100))
+        async with running_ledger(scene.database.connect) as dead:
+            await dead.reserve(hold(amount("0.5"), caps, job_id=claim.job_id, seconds=100))
+        reaping = asyncio.create_task(reaper.run())
+        # It waits for what is held, until the dead one's part is given up; then it is refused for good.
+        async with asyncio.timeout(15):
+            with pytest.raises(BudgetExhausted):
+                await alive.reserve(hold(amount("0.9"), caps, job_id=claim.job_id, seconds=4))
+        reaper.stop()
+        await reaping
+    row = await scene.connection.fetchrow("SELECT held_usd, unsettled_usd FROM ledger WHERE job_id = $1", claim.job_id)
+    assert tuple(row) == (Decimal("0.25"), Decimal("0.5"))

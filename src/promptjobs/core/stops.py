@@ -93,12 +93,21 @@ class Stops:
 
 
 def said_of(reason: StopReason | None, stats: Statistics) -> str | None:
-    """The failures that a search has ended by, in words; None where it has ended by anything else."""
+    """What a search has ended by, in words, where the reason alone does not say it: failures, money, tokens."""
     match reason:
         case StopReason.MAX_CONSECUTIVE_ERRORS:
             return stats.failing_said()
         case StopReason.MAX_ERROR_RATE:
             return stats.error_rate_said()
+        case StopReason.COST_BUDGET:
+            return f"{stats.spent_usd:.4f} USD were spent, and what was left was kept for the end of the search"
+        case StopReason.ROLLOUT_COST_BUDGET:
+            spent = stats.rollout_tokens.cost_usd
+            return f"{spent:.4f} USD were spent on rollouts, and what was left was kept for the end of the search"
+        case StopReason.PROPOSAL_COST_BUDGET:
+            return f"{stats.mutation_tokens.cost_usd:.4f} USD were spent on proposals, which leaves none for another"
+        case StopReason.TOKEN_BUDGET:
+            return f"{stats.total_tokens} tokens were used, and what was left was kept for the end of the search"
         case _:
             return None
 

@@ -1,7 +1,8 @@
 """The ledger: money and tokens are reserved before a call and settled after it, whatever becomes of the call."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -12,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.core.ledger import Account, Amount, Caps, Category, Refusal, refusal
 from promptjobs.db.groups import Groups
-from promptjobs.db.ledger_statements import EXPIRE, HOLD, LOCK, OPEN, SETTLE, SPENDING, THERE
+from promptjobs.db.ledger_statements import EXPIRE, HOLD, LIVE, LOCK, OPEN, ORPHANED, SETTLE, SPENDING, THERE
 from promptjobs.errors import BudgetExhausted, DatabaseUnavailable
 
 MARGIN_SECONDS = 60.0
@@ -84,8 +85,13 @@ class Spending:
     unpriced: Mapping[Category, int]
 
 
-async def reserve(connection: asyncpg.Connection, holds: Sequence[Hold]) -> list[Refusal | None]:
-    """Reserve in one transaction, in this order; None where it was done, or had been done already."""
+async def reserve(
+    connection: asyncpg.Connection, holds: Sequence[Hold], holder: int | None = None
+) -> list[Refusal | None]:
+    """Reserve in one transaction, in this order; None where it was done, or had been done already.
+
+    holder: the advisory lock by which the process is known to live.
+    """
     async with connection.transaction():
         accounts, purses = await _lock(connection, holds)
         refusals = [_decide(hold, accounts, purses) for hold in holds]
@@ -96,7 +102,7 @@ async def reserve(connection: asyncpg.Connection, holds: Sequence[Hold]) -> list
             refusals = [None if hold.id in there else each for hold, each in zip(holds, refusals, strict=True)]
         granted = [hold for hold, refused in zip(holds, refusals, strict=True) if refused is None]
         if granted:
-            await connection.execute(HOLD, *_columns(map(_hold_row, granted)))
+            await connection.execute(HOLD, *_columns(map(_hold_row, granted)), holder)
     return refusals
 
 
@@ -106,13 +112,19 @@ async def settle(connection: asyncpg.Connection, settlements: Sequence[Settlemen
         await connection.execute(SETTLE, *_columns(map(_settlement_row, settlements)))
 
 
-async def expire_holds(connection: asyncpg.Connection) -> int:
+async def expire_holds(connection: asyncpg.Connection, orphaned: Collection[int] = ()) -> int:
     """Give up the holds of processes that died: what they reserved counts as used. Returns how many there were.
 
-    At most 1,000 at once, so that a call may have to be repeated.
+    orphaned: holders that are known to be gone; of the others those whose time is over. At most 1,000 at once, so that
+    a call may have to be repeated.
     """
-    expired: int = await connection.fetchval(EXPIRE)
+    expired: int = await connection.fetchval(EXPIRE, list(orphaned))
     return expired
+
+
+async def orphaned_holders(connection: asyncpg.Connection) -> frozenset[int]:
+    """Holders that are not connected now. One that lives connects again within a second."""
+    return frozenset(row["holder"] for row in await connection.fetch(ORPHANED))
 
 
 async def open_accounts(connection: AsyncConnection, job_id: str) -> None:
@@ -207,7 +219,8 @@ class _Pending:
 class Ledger:
     """Reserves and settles over a connection of its own; `groups` runs in the background.
 
-    There is one queue for both, so that giving a reservation back never overtakes making it.
+    There is one queue for both, so that giving a reservation back never overtakes making it. The connection holds an
+    advisory lock, which tells the others that the process lives.
     """
 
     def __init__(
@@ -215,8 +228,9 @@ class Ledger:
     ) -> None:
         """patience_seconds: how long a caller waits in an outage of the database."""
         self._connect = connect
+        self._holder = secrets.randbits(62)
         self.groups: Groups[_Pending, Refusal | None] = Groups(
-            "ledger", self._connected, _work, _unavailable, keep=True, patience_seconds=patience_seconds
+            "ledger", self._connected, self._work, _unavailable, keep=True, patience_seconds=patience_seconds
         )
 
     async def reserve(self, hold: Hold) -> None:
@@ -248,7 +262,18 @@ class Ledger:
     async def _connected(self) -> asyncpg.Connection:
         connection = await self._connect()
         await connection.execute(LIMIT_IDLENESS)
+        await connection.fetchval(LIVE, self._holder)
         return connection
+
+    async def _work(self, connection: asyncpg.Connection, group: Sequence[_Pending]) -> Sequence[Refusal | None]:
+        """Reservations first: none comes after the settlement of its own call. Raises what asyncpg raises."""
+        holds = [(each, each.item) for each in group if isinstance(each.item, Hold) and not each.is_done]
+        if holds:
+            refusals = await reserve(connection, [hold for _, hold in holds], self._holder)
+            for (pending, _), refused in zip(holds, refusals, strict=True):
+                pending.refusal, pending.is_done = refused, True
+        await _settle(connection, [each for each in group if not each.is_done])
+        return [each.refusal for each in group]
 
     async def _ask(self, hold: Hold) -> Refusal | None:
         is_told = False
@@ -260,17 +285,6 @@ class Ledger:
             if not is_told:
                 self.put(Settlement.released(hold))
         return refused
-
-
-async def _work(connection: asyncpg.Connection, group: Sequence[_Pending]) -> Sequence[Refusal | None]:
-    """Reservations first: none comes after the settlement of its own call. Raises what asyncpg raises."""
-    holds = [(each, each.item) for each in group if isinstance(each.item, Hold) and not each.is_done]
-    if holds:
-        refusals = await reserve(connection, [hold for _, hold in holds])
-        for (pending, _), refused in zip(holds, refusals, strict=True):
-            pending.refusal, pending.is_done = refused, True
-    await _settle(connection, [each for each in group if not each.is_done])
-    return [each.refusal for each in group]
 
 
 async def _settle(connection: asyncpg.Connection, pending: Sequence[_Pending]) -> None:

@@ -54,7 +54,7 @@ SELECT WHERE false
 
 EXPIRE = f"""
 WITH late AS MATERIALIZED (
-    SELECT id, job_id, category FROM holds WHERE expires_at <= clock_timestamp()
+    SELECT id, job_id, category FROM holds WHERE expires_at <= clock_timestamp() OR holder = ANY($1::bigint[])
     ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED
 ), due AS (
     SELECT job_id, category, id AS hold_id, NULL::numeric AS usd, NULL::bigint AS tokens, 1 AS calls FROM late
@@ -83,8 +83,8 @@ THERE = "SELECT id FROM holds WHERE id = ANY($1::bytea[])"
 
 HOLD = """
 WITH new AS (
-    INSERT INTO holds(id, job_id, organisation, category, tokens, usd, expires_at)
-    SELECT id, job_id, organisation, category, tokens, usd, clock_timestamp() + make_interval(secs => lifetime)
+    INSERT INTO holds(id, job_id, organisation, category, tokens, usd, expires_at, holder)
+    SELECT id, job_id, organisation, category, tokens, usd, clock_timestamp() + make_interval(secs => lifetime), $8
     FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::numeric[], $7::float8[])
     AS h(id, job_id, organisation, category, tokens, usd, lifetime)
     ON CONFLICT DO NOTHING RETURNING job_id, organisation, category, tokens, usd
@@ -97,6 +97,18 @@ UPDATE balances b SET held_usd = b.held_usd + n.usd, updated_at = clock_timestam
 FROM (SELECT organisation, sum(usd) AS usd FROM new GROUP BY 1) n WHERE b.organisation = n.organisation
 """
 """Only for rows that `LOCK` has locked."""
+
+LIVE = "SELECT pg_advisory_lock_shared($1)"
+"""Shared: a process that connects again need not wait until the server has noticed the end of its old connection."""
+
+ORPHANED = """
+SELECT DISTINCT holder FROM holds WHERE holder IS NOT NULL AND NOT EXISTS (
+    SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 1
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND ((l.classid::bigint << 32) | l.objid::bigint) = holds.holder
+)
+"""
+"""Locks on a bigint stand in pg_locks in two halves."""
 
 OPEN = "INSERT INTO ledger(job_id, category) SELECT :job_id, unnest(CAST(:categories AS text[]))"
 

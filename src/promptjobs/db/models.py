@@ -364,7 +364,11 @@ class LedgerRow(Base):
 
 
 class HoldRow(Base):
-    """What is reserved for one call under way. One that outlives expires_at was left by a process that died."""
+    """What is reserved for one call under way. One that outlives expires_at was left by a process that died.
+
+    holder: the advisory lock that the reserving process holds for as long as it lives and is connected; null where
+    only the time counts.
+    """
 
     __tablename__ = "holds"
 
@@ -375,6 +379,7 @@ class HoldRow(Base):
     tokens: Mapped[int] = mapped_column(BigInteger)
     usd: Mapped[Decimal]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+    holder: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class BalanceRow(Base):

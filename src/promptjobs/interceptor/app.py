@@ -171,7 +171,7 @@ class Interceptor:
             body, upstream = self._prepared(call, request)
             raw = orjson.dumps(body)
             if call.grant.terms.is_limited:
-                await self._reservations.make(call, body, len(raw))
+                await self._reservations.make(call, body, len(raw), receive)
         except (PromptError, CallInvalid, ProviderNotConfigured, CallBudgetExhausted) as exc:
             await self._record_refusal(call, exc)
             raise

@@ -8,7 +8,7 @@ import asyncpg
 
 from promptjobs.db import leases
 from promptjobs.db.groups import OUTAGE
-from promptjobs.db.ledger import expire_holds
+from promptjobs.db.ledger import expire_holds, orphaned_holders
 from promptjobs.jobs.lease import boot_seconds
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,8 @@ class Reaper:
     """`run` returns after `stop`. lease_seconds: of this service's workers.
 
     Where the database, or this process, was away, leases may have run out although their workers live: they get the
-    time of one heartbeat, and of this process's own delay, to renew them before anything is reaped.
+    time of one heartbeat, and of this process's own delay, to renew them before anything is reaped. What a process has
+    reserved for calls is given up when it was found disconnected in two rounds in a row.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]], lease_seconds: float) -> None:
@@ -29,6 +30,7 @@ class Reaper:
         self._heartbeat_seconds = lease_seconds / 4
         self._round_seconds = min(MOST_SECONDS, max(LEAST_SECONDS, self._heartbeat_seconds))
         self._stopped = asyncio.Event()
+        self._suspects: frozenset[int] = frozenset()
 
     def stop(self) -> None:
         self._stopped.set()
@@ -49,6 +51,7 @@ class Reaper:
 
     async def _rounds(self, connection: asyncpg.Connection) -> None:
         """Reap over this connection until stopped; the first time after as long as workers need to come back."""
+        self._suspects = frozenset()
         await self._pause(max(self._round_seconds, self._heartbeat_seconds))
         while not (self._stopped.is_set() or connection.is_closed()):
             async with asyncio.timeout(MOST_SECONDS):
@@ -63,7 +66,9 @@ class Reaper:
         reaped = await leases.reap(connection)
         if reaped:
             log.warning("jobs whose worker is gone are queued again", extra={"job_ids": reaped})
-        expired = await expire_holds(connection)
+        orphaned = await orphaned_holders(connection)
+        expired = await expire_holds(connection, orphaned & self._suspects)
+        self._suspects = orphaned
         if expired:
             log.warning("reservations of calls that nobody settled were charged", extra={"count": expired})
 
