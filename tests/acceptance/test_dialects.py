@@ -16,6 +16,8 @@ from tests.acceptance.faulty_app import (
 )
 from tests.acceptance.runs import calls_of
 
+pytestmark = pytest.mark.slow
+
 SHORT = {"gepa.rollout.budget": 60, "gepa.evaluation.test_pool": None}
 
 

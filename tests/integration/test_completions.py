@@ -32,6 +32,8 @@ from tests.fakes.config_bodies import body
 from tests.fakes.journaled import new_job
 from tests.fakes.ledgers import running_ledger
 
+pytestmark = pytest.mark.slow
+
 USAGE = {"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100}
 PRICE = {"input_usd_per_million": 1.0, "output_usd_per_million": 10.0}
 COST = Decimal("0.002")

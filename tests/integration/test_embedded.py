@@ -22,6 +22,8 @@ import pytest
 from promptjobs.db.embedded import EmbeddedServer, start
 from promptjobs.errors import EmbeddedPostgresFailed
 
+pytestmark = pytest.mark.slow
+
 USER_PROGRAM = """
 import os, signal, sys
 from pathlib import Path

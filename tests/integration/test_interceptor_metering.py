@@ -29,6 +29,8 @@ from tests.fakes.interceptor_world import (
     streams,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def world(database: Database) -> AsyncIterator[World]:

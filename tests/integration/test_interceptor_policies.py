@@ -36,6 +36,8 @@ from tests.fakes.interceptor_world import Token, Upstream, World, running_upstre
 from tests.fakes.ledgers import unused_ledger
 from tests.fakes.programs import MODULES, PROGRAM
 
+pytestmark = pytest.mark.slow
+
 BETTER = PROGRAM.with_text({"plan/system_0": "Plan well: {task}!", "solve/system_0": "Solve\nwell."})
 VALUES = {"task": "count", "plan": "1. start"}
 KEYS = {"groq": "gsk-test-0123456789abcdef", "openai": "sk-test-0123456789abcdef0123456789abcdef"}

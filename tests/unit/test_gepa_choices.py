@@ -32,6 +32,8 @@ from promptjobs.core.asks import Rollout, Tier
 from promptjobs.core.demonstrations import MARK
 from promptjobs.core.trial import Phase
 
+pytestmark = pytest.mark.slow
+
 MODES = pytest.mark.parametrize("acceptance", ["race", "full"])
 
 

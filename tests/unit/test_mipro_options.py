@@ -14,6 +14,8 @@ from promptjobs.core.asks import Rollout, Tier
 from promptjobs.core.mipro_plan import parallel_trials
 from promptjobs.core.trial import Phase
 
+pytestmark = pytest.mark.slow
+
 # --- side by side ----------------------------------------------------------------------------------------------------
 
 WIDE = {"num_iterations": 2, "num_evaluations_per_iteration": 20, "rollout_budget": 2000, "turn_order": "fixed"}
