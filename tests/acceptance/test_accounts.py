@@ -12,6 +12,8 @@ from promptjobs.core.verifier import PURPOSE as JUDGE
 from promptjobs.db.session import Database
 from tests.acceptance.finished_job import Finished
 
+pytestmark = pytest.mark.slow
+
 Row = Mapping[str, Any]
 
 SUMS = (

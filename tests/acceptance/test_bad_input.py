@@ -12,6 +12,8 @@ from tests.acceptance.client import JOBS, ROOMY, SYSTEM, Api, Json, config
 from tests.acceptance.faulty_app import NO_SCORES, FaultyApp, Visit, in_other_words, not_at_all, policy_url_results
 from tests.acceptance.faulty_model import POLICY, REFLECTOR, FaultyModel
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = "http://127.0.0.1:9"
 # --- requests --------------------------------------------------------------------------------------------------------
 

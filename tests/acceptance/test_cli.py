@@ -24,6 +24,8 @@ from promptjobs.cli.processes import child
 from promptjobs.cli.remote import JOBS_PATH
 from promptjobs.db.session import Database
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "gepa_demo.toml"
 COMMAND = [sys.executable, "-m", "promptjobs"]

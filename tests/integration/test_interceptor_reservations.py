@@ -29,6 +29,8 @@ from tests.fakes.interceptor_world import (
     streams,
 )
 
+pytestmark = pytest.mark.slow
+
 COST = Decimal("0.000021")
 """Of 100 prompt and 10 completion tokens of gpt-4o-mini."""
 

@@ -18,6 +18,8 @@ from tests.fakes.journaled import Journaled, new_job
 from tests.fakes.searches import Evolving, result_of
 from tests.fakes.worlds import HashWorld
 
+pytestmark = pytest.mark.slow
+
 
 async def evolving(database: Database, **more: Any) -> Journaled:
     return Journaled(database, await new_job(database), lambda: Evolving(lanes=4, budget=120), **more)

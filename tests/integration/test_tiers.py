@@ -48,6 +48,8 @@ from tests.fakes.interceptor_world import (
 )
 from tests.fakes.recorded_jobs import job_service
 
+pytestmark = pytest.mark.slow
+
 HI, LO = ("openai", "gpt-4o-mini"), ("groq", "llama-3.1-8b-instant")
 HI_COST = 100 * 0.15e-6 + 10 * 0.6e-6
 LO_COST = 100 * 0.05e-6 + 10 * 0.08e-6

@@ -43,6 +43,8 @@ from promptjobs.core.result import Member
 from promptjobs.core.trial import Phase
 from promptjobs.errors import InvalidConfig
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[1]
 
 Shows = Callable[[Ran], Any]

@@ -16,6 +16,8 @@ from benchmarks.gepa_worlds.reflector import Reflector
 
 from promptjobs.core.proposers.reflection import Record, parse_proposal, reflection_messages
 
+pytestmark = pytest.mark.slow
+
 FORMS = TASKS["conventions"]
 LABELS = TASKS["labels"]
 BUDGET = 150

@@ -15,6 +15,8 @@ from promptjobs.core.mipro_proposing import MOST_TRIES
 from promptjobs.core.trial import Phase
 from promptjobs.errors import JobFailed
 
+pytestmark = pytest.mark.slow
+
 
 def bank(run: Ran) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = run.result.extra["instruction_bank"]
