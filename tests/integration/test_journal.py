@@ -111,9 +111,17 @@ async def test_killed_run_keeps_what_is_recorded_and_repeats_none_of_it(started,
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("search", [Evolving, Nested])
-@pytest.mark.parametrize("lanes", [1, 4, 8])
-@pytest.mark.parametrize("turn_order", ["arrival", "fixed"])
+@pytest.mark.parametrize(
+    ("turn_order", "lanes", "search"),
+    [
+        ("arrival", 1, Evolving),
+        ("arrival", 4, Nested),
+        ("arrival", 8, Evolving),
+        ("fixed", 1, Nested),
+        ("fixed", 4, Evolving),
+        ("fixed", 8, Nested),
+    ],
+)
 async def test_killed_at_every_possible_answer_and_turn(started, search, lanes, turn_order) -> None:
     make = small(search, lanes)
     moments, reference = await moments_of(started, make, turn_order=turn_order)
