@@ -456,3 +456,15 @@ async def test_the_description_is_complete(client: httpx.AsyncClient) -> None:
     [example] = described["components"]["schemas"]["Problem"]["examples"]
     assert example == (await client.get(f"{JOBS_PATH}/{example['job_id']}")).json()
     assert (await client.get("/docs")).status_code == 200
+
+
+async def test_a_job_of_a_newer_version_is_shown_and_hides_no_other(
+    client: httpx.AsyncClient, database: Database
+) -> None:
+    theirs, ours = [(await client.post(JOBS_PATH, json=post_body())).json()["job_id"] for _ in range(2)]
+    known = '"rollout_budget"'
+    async with writing(database) as connection:
+        changed = text("UPDATE jobs SET config = replace(config, :known, :more) WHERE id = :job_id")
+        await connection.execute(changed, {"known": known, "more": f'"new_field":1,{known}', "job_id": theirs})
+    assert (await client.get(f"{JOBS_PATH}/{theirs}")).json()["spend"]["caps"]["total_usd"] is None
+    assert [job["job_id"] for job in (await client.get(JOBS_PATH)).json()] == [ours, theirs]

@@ -1,13 +1,11 @@
 """Rows as the JSON that clients read: one function for each shape."""
 
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
 import orjson
 
 from promptjobs.core.archive import Candidate
-from promptjobs.core.config import read_config
 from promptjobs.core.ledger import Account, Caps
 from promptjobs.core.prompt import Message, PromptTemplate, full_text, render
 from promptjobs.db.events import EventRow
@@ -48,7 +46,9 @@ def job_object(row: JobRow, *, is_listed: bool = False) -> Json:
 
     A listed job leaves out the snapshot's content, which may be large.
     """
-    config = read_config(row.config)
+    # As it is stored, also by another version: one job that cannot be run here must not hide the others.
+    config = orjson.loads(row.config)
+    search = config[config["algorithm"]]
     progress = None if row.progress is None else orjson.loads(row.progress)
     best_score = row.best_score if row.status.is_terminal or progress is None else progress["best_score"]
     messages = _best_messages(row)
@@ -82,10 +82,10 @@ def job_object(row: JobRow, *, is_listed: bool = False) -> Json:
         "metadata": metadata,
         "progress": progress,
         "iteration": None if progress is None else progress["generation"],
-        "policy": {"provider": config.policy.provider, "model": config.policy.model},
-        "task_app_url": config.task_app.url,
-        "rollout_budget": config.search.rollout_budget,
-        "spend": _spend(row, Caps.of(config)),
+        "policy": {"provider": config["policy"]["provider"], "model": config["policy"]["model"]},
+        "task_app_url": config["task_app"]["url"],
+        "rollout_budget": search["rollout_budget"],
+        "spend": _spend(row, Caps.stored(search)),
         **_figures(row, progress, metadata),
     }
 
@@ -103,14 +103,9 @@ def _spend(row: JobRow, caps: Caps) -> Json:
         **_account(row.spent.account),
         "calls": row.spent.calls,
         "unpriced_calls": row.spent.unpriced_calls,
-        "caps": {
-            "total_usd": _number(caps.total_usd),
-            "rollout_usd": _number(caps.rollout_usd),
-            "proposal_usd": _number(caps.proposal_usd),
-            "tokens": caps.tokens,
-        },
+        "caps": caps.to_json(),
         "balance_type": "unlimited" if row.balance_usd is None else "prepaid",
-        "balance_usd": _number(row.balance_usd),
+        "balance_usd": None if row.balance_usd is None else float(row.balance_usd),
     }
     if row.categories is not None:
         calls = row.categories.calls
@@ -126,10 +121,6 @@ def _account(account: Account) -> Json:
         "unsettled_usd": float(account.unsettled.usd),
         "tokens": account.settled.tokens,
     }
-
-
-def _number(usd: Decimal | None) -> float | None:
-    return None if usd is None else float(usd)
 
 
 def _best_messages(row: JobRow) -> tuple[Message, ...] | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
 from enum import StrEnum
+from typing import Any
 
 from promptjobs.core.config import JobConfig
 from promptjobs.core.trial import Phase
@@ -69,6 +70,20 @@ class Caps:
             None if search.max_proposal_spend_usd is None else usd(search.max_proposal_spend_usd),
             search.token_cap,
         )
+
+    @staticmethod
+    def stored(search: Mapping[str, Any]) -> "Caps":
+        """`of` for a search's part of a stored config, also by another version: what an earlier one lacks is no cap."""
+        enforced = search.get("max_token_limit") if search.get("enforce_token_limit") else None
+        tokens = [limit for limit in (search.get("max_total_tokens"), enforced) if limit is not None]
+        names = ("max_spend_usd", "max_rollout_spend_usd", "max_proposal_spend_usd")
+        total, rollouts, proposals = (None if search.get(name) is None else usd(search[name]) for name in names)
+        return Caps(total, rollouts, proposals, min(tokens, default=None))
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """By the names that clients read; None where there is no limit."""
+        in_usd = {"total_usd": self.total_usd, "rollout_usd": self.rollout_usd, "proposal_usd": self.proposal_usd}
+        return {name: None if cap is None else float(cap) for name, cap in in_usd.items()} | {"tokens": self.tokens}
 
 
 @dataclass(frozen=True, slots=True)

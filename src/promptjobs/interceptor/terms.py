@@ -9,7 +9,7 @@ import orjson
 from promptjobs.clients import pricing
 from promptjobs.core.asks import Tier
 from promptjobs.core.config import JobConfig, PolicyConfig, Price
-from promptjobs.core.ledger import Caps, usd
+from promptjobs.core.ledger import Caps
 from promptjobs.core.policies import policy_of, price_of, stand_in
 from promptjobs.db.balances import DEFAULT_ORGANISATION
 
@@ -82,7 +82,7 @@ class Terms:
             return Policy.of(found, prices.get(f"{found.provider}/{found.model}"))
 
         owned = {module: priced(each) for module, each in own.items()}
-        return Terms(priced(policy), owned, tools, _caps(search), organisation, has_balance)
+        return Terms(priced(policy), owned, tools, Caps.stored(search), organisation, has_balance)
 
     @property
     def is_limited(self) -> bool:
@@ -104,16 +104,3 @@ def _prices(search: Mapping[str, Any], policies: list[PolicyConfig]) -> dict[str
     prices = {name: Price.model_validate(price) for name, price in search.get("prices", {}).items()}
     given = {f"{each.provider}/{each.model}": each.price for each in reversed(policies) if each.price is not None}
     return prices | given
-
-
-def _caps(search: Mapping[str, Any]) -> Caps:
-    """Earlier versions lack some of the fields: their jobs have no such caps."""
-    tokens = [
-        search.get("max_total_tokens"),
-        search.get("max_token_limit") if search.get("enforce_token_limit") else None,
-    ]
-    total, rollouts, proposals = (
-        None if search.get(name) is None else usd(search[name])
-        for name in ("max_spend_usd", "max_rollout_spend_usd", "max_proposal_spend_usd")
-    )
-    return Caps(total, rollouts, proposals, min((limit for limit in tokens if limit is not None), default=None))

@@ -1,7 +1,6 @@
 """What a job has spent, as JSON: one shape for jobs that run and for those that are over."""
 
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import Any
 
 from promptjobs.core.ledger import Account, Caps, Category
@@ -17,17 +16,8 @@ def spending_json(spending: Spending, caps: Caps) -> dict[str, Any]:
     return {
         **_figures(spending, Category),
         "categories": {category.value: _figures(spending, [category]) for category in Category},
-        "caps": {
-            "total_usd": _number(caps.total_usd),
-            "rollout_usd": _number(caps.rollout_usd),
-            "proposal_usd": _number(caps.proposal_usd),
-            "tokens": caps.tokens,
-        },
+        "caps": caps.to_json(),
     }
-
-
-def _number(usd: Decimal | None) -> float | None:
-    return None if usd is None else float(usd)
 
 
 def _figures(spending: Spending, categories: Iterable[Category]) -> dict[str, Any]:
