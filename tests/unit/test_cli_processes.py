@@ -76,7 +76,7 @@ def test_child_that_ends_at_once_is_told_with_its_last_words(module):
 def test_child_that_says_something_else_is_told(module):
     with (
         pytest.raises(ProcessFailed, match="did not say where it is"),
-        child("it", ["childish"], module("print('hello'); import signal; signal.pause()")) as started,
+        child("it", ["childish"], module("print('hello', flush=True); import signal; signal.pause()")) as started,
     ):
         started.read_url()
     assert not is_alive(started)
