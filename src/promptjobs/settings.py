@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -61,6 +61,27 @@ class Settings(BaseSettings):
     outage_seconds: float = Field(default=120.0, ge=0, description="how long asks wait for a world that is down")
     rollout_timeout_seconds: float = Field(default=300.0, gt=0)
     log_level: str = "info"
+    log_format: Literal["text", "json"] = "text"
+    secret_key: SecretStr | None = Field(
+        default=None,
+        description="32 bytes in base64, with which secrets are sealed; without it one is made in the data directory",
+    )
+    initial_api_key: SecretStr | None = Field(
+        default=None, description="an API key of the organisation `default`, made at the start where it is not known"
+    )
+    requests_per_second: float = Field(
+        default=1000.0, gt=0, description="of one organisation to one process; ten seconds' worth may come at once"
+    )
+    max_streams: int = Field(default=1000, ge=1, description="event streams of one organisation from one process")
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="where a worker without a server answers GET /metrics"
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="where spans of model calls are sent; needs the extra `otel`",
+    )
     environment_api_key: SecretStr | None = Field(default=None, validation_alias="ENVIRONMENT_API_KEY")
 
     @field_validator("allowed_targets", mode="before")

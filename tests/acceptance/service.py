@@ -1,6 +1,7 @@
 """The service as processes of its own, the way an operator starts it: ports picked by the system, ended by their id."""
 
 import asyncio
+import base64
 import json
 import os
 import select
@@ -20,6 +21,7 @@ from promptjobs.db import embedded
 
 SERVE = (sys.executable, "-m", "promptjobs", "serve", "--port", "0", "--json")
 WORK = (sys.executable, "-m", "promptjobs", "worker", "--json")
+SECRET_KEY = base64.b64encode(bytes(range(32))).decode()
 START_SECONDS = 40.0
 END_SECONDS = 20.0
 KEPT_VARIABLES = ("HOME", "LANG", "PATH", "PYTHONPATH", "TMPDIR", "XDG_CACHE_HOME")
@@ -89,6 +91,7 @@ def settings(database_url: str, ports: Ports, **more: object) -> dict[str, str]:
         "allowed_targets": ports.allowed,
         "provider_toy_base_url": f"{ports.model_url}/v1",
         "outage_seconds": 1,
+        "secret_key": SECRET_KEY,
         **more,
     }
     return {f"PROMPTJOBS_{name.upper()}": str(value) for name, value in given.items()}

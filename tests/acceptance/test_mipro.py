@@ -273,7 +273,7 @@ async def test_a_config_that_cannot_run_is_refused_with_its_field_and_the_reason
     response = await api.create(config(NOWHERE, changes), algorithm="mipro")
     problem = response.json()
     assert (response.status_code, problem["code"]) == (422, code), problem
-    assert field in problem["field"], problem
+    assert field in problem["param"], problem
     assert all(word in problem["detail"] for word in words), problem["detail"]
     assert api.posted == []
 

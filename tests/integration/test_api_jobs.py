@@ -38,7 +38,7 @@ UNKNOWN = "pl_" + "0" * 32
 async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(database=database, service=job_service(database))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 
@@ -143,12 +143,12 @@ async def test_a_mipro_job_is_created_and_shows_what_will_run(client: httpx.Asyn
 @pytest.mark.parametrize(
     ("changes", "code", "facts"),
     [
-        ({"mipro.batch_size": 0}, "mipro_configuration_error", {"field": "prompt_learning.mipro.batch_size"}),
-        ({"mipro.rollout_budget": 3}, "budget_too_small", {"budget": 3, "field": "mipro.rollout_budget"}),
+        ({"mipro.batch_size": 0}, "mipro_configuration_error", {"param": "prompt_learning.mipro.batch_size"}),
+        ({"mipro.rollout_budget": 3}, "budget_too_small", {"budget": 3, "param": "mipro.rollout_budget"}),
         (
             {"mipro.max_token_limit": 9, "initial_prompt": PROMPT},
             "budget_exceeded_error",
-            {"limit": 9, "field": "mipro.max_token_limit"},
+            {"limit": 9, "param": "mipro.max_token_limit"},
         ),
         ({"mipro.meta": {"provider": "openai", "model": "gpt-4o"}}, "provider_not_configured", {}),
         ({"mipro.stages": STAGES}, "provider_not_configured", {}),
@@ -221,13 +221,14 @@ async def test_problems_are_problem_json_only_for_those_who_ask(client: httpx.As
     asked = await client.get(f"{JOBS_PATH}/{UNKNOWN}", headers={"accept": "application/problem+json, */*"})
     assert plain.headers["content-type"] == "application/json"
     assert asked.headers["content-type"] == "application/problem+json"
-    assert plain.json() == asked.json()
+    assert {**plain.json(), "request_id": ""} == {**asked.json(), "request_id": ""}
     assert plain.json() == {
         "type": "urn:promptjobs:problem:job_not_found",
         "title": "Job not found",
         "status": 404,
         "detail": f"there is no job '{UNKNOWN}'",
         "code": "job_not_found",
+        "request_id": plain.headers["x-request-id"],
         "job_id": UNKNOWN,
     }
 
@@ -250,16 +251,17 @@ class BrokenService(JobService):
 async def test_a_defect_tells_the_client_nothing(database: Database) -> None:
     broken = BrokenService(database, Providers({}), lambda _: None)
     transport = httpx.ASGITransport(create_app(database=database, service=broken), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        answer = await client.get(f"{JOBS_PATH}/{UNKNOWN}")
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        answer = await client.get(f"{JOBS_PATH}/{await created_job(database)}")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
     assert "secret" not in answer.text
 
 
 async def test_an_unreachable_database_is_a_503_to_be_tried_again() -> None:
     nowhere = Database.open("postgresql://127.0.0.1:1/nothing")
     transport = httpx.ASGITransport(create_app(database=nowhere, service=job_service(nowhere)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for path in (JOBS_PATH, f"{JOBS_PATH}/{UNKNOWN}/events/stream", "/readyz"):
             answer = await client.get(path)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -389,9 +391,12 @@ async def test_a_queued_job_is_cancelled_at_once(client: httpx.AsyncClient, data
 
 
 @pytest.mark.parametrize("body", [b"[]", b'{"reason": 5}', b'{"reason": "' + b"x" * 1001 + b'"}'])
-async def test_a_cancel_with_a_body_of_another_shape_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
-    headers = {"content-type": "application/json"}
-    assert (await client.post(f"{JOBS_PATH}/{UNKNOWN}/cancel", content=body, headers=headers)).status_code == 422
+async def test_a_cancel_with_a_body_of_another_shape_is_refused(
+    client: httpx.AsyncClient, database: Database, body: bytes
+) -> None:
+    path, headers = f"{JOBS_PATH}/{await created_job(database)}", {"content-type": "application/json"}
+    assert (await client.post(f"{path}/cancel", content=body, headers=headers)).status_code == 422
+    assert (await client.get(path)).json()["status"] == "queued"
 
 
 # --- the whole app ---------------------------------------------------------------------------------------------------
@@ -403,7 +408,7 @@ async def test_calls_of_task_apps_go_straight_to_the_interceptor(database: Datab
         await send({"type": "http.response.body", "body": scope["path"].encode()})
 
     app = create_app(database=database, service=job_service(database), interceptor=interceptor)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         intercepted = await client.post("/interceptor/v1/secret/chat/completions", content=b"x" * 2_000_000)
         assert (intercepted.status_code, intercepted.text) == (299, "/interceptor/v1/secret/chat/completions")
         assert (await client.get("/interceptors")).status_code == 404
@@ -454,7 +459,8 @@ async def test_the_description_is_complete(client: httpx.AsyncClient) -> None:
     JobObject.model_validate_json(json.dumps(EXAMPLE_JOB))
     assert shown == without_nulls(EXAMPLE_JOB)
     [example] = described["components"]["schemas"]["Problem"]["examples"]
-    assert example == (await client.get(f"{JOBS_PATH}/{example['job_id']}")).json()
+    answer = (await client.get(f"{JOBS_PATH}/{example['job_id']}")).json()
+    assert example == {**answer, "request_id": example["request_id"]}
     assert (await client.get("/docs")).status_code == 200
 
 

@@ -256,7 +256,7 @@ async def test_a_reader_who_takes_nothing_is_disconnected_and_holds_up_nobody(se
         narrow.connect(("127.0.0.1", here.port))
         reader, writer = await asyncio.open_connection(sock=narrow, limit=1024)
         path = f"{JOBS_PATH}/{job.job_id}/events/stream"
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert b"200 OK" in await reader.readline()
         # The server's side of the connection takes a few megabytes; the rest has to wait for the reader.
         for _ in range(10):

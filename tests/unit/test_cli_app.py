@@ -147,7 +147,7 @@ def test_job_is_not_created_when_its_prompt_could_not_be_written(
     assert (result.exit_code, len(service.calls)) == (2, 0)
 
 
-REFUSAL = httpx.Response(422, json={"code": "invalid_config", "detail": "is required", "field": "policy.provider"})
+REFUSAL = httpx.Response(422, json={"code": "invalid_config", "detail": "is required", "param": "policy.provider"})
 
 
 @pytest.mark.parametrize(

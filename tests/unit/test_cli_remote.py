@@ -48,7 +48,7 @@ def test_list_and_cancellation_send_what_was_asked():
     assert json.loads(cancelled.calls.last.request.content) == {"reason": "enough"}
 
 
-PROBLEM = {"code": "invalid_config", "detail": "policy.model: is required", "field": "policy.model", "status": 422}
+PROBLEM = {"code": "invalid_config", "detail": "policy.model: is required", "param": "policy.model", "status": 422}
 
 
 @pytest.mark.parametrize(

@@ -89,12 +89,12 @@ def test_section_may_stand_at_the_top() -> None:
 
 @pytest.mark.parametrize("empty", [{}, {"prompt_learning": None}, {"policy": {}}, {"prompt_learning": [1]}])
 def test_body_without_a_config_is_refused(empty: dict[str, Any]) -> None:
-    assert refused(empty).field == "prompt_learning"
+    assert refused(empty).param == "prompt_learning"
 
 
 def test_body_and_overrides_must_be_objects() -> None:
     wrong: Any = [1]
-    assert refused(wrong).field == "config_body"
+    assert refused(wrong).param == "config_body"
     with pytest.raises(InvalidConfig, match=r"overrides: expected an object, got a list of 1"):
         resolve("gepa", body(), wrong)
 
@@ -135,7 +135,7 @@ def test_later_algorithm_is_not_yet_supported() -> None:
 
 
 def test_section_must_agree_with_the_request_about_the_algorithm() -> None:
-    assert refused(body({"algorithm": "mipro"})).field == "prompt_learning.algorithm"
+    assert refused(body({"algorithm": "mipro"})).param == "prompt_learning.algorithm"
     assert config_of(body({"algorithm": None})) == config_of(body())
 
 
@@ -157,13 +157,13 @@ def test_upstream_address_is_refused_with_the_reason(algorithm: str, path: str) 
     with pytest.raises(InvalidConfig) as caught:
         resolve(algorithm, sent, None)
     error = caught.value
-    assert error.field == path
+    assert error.param == path
     assert "provider registry" in str(error)
 
 
 def test_prices_come_in_pairs() -> None:
     error = refused(body({"policy.price.input_usd_per_million": 1}))
-    assert error.field == "prompt_learning.policy.price.output_usd_per_million"
+    assert error.param == "prompt_learning.policy.price.output_usd_per_million"
     price = {"input_usd_per_million": 1, "output_usd_per_million": 0}
     assert config_of(body({"policy.price": price})).policy.price == Price(**price)
 
@@ -181,7 +181,7 @@ def test_meta_model_defaults_to_the_policy() -> None:
 
 def test_another_provider_for_the_meta_model_needs_a_model() -> None:
     error = refused(body({"gepa.mutation.llm_provider": "openai"}))
-    assert error.field == "prompt_learning.gepa.mutation.llm_model"
+    assert error.param == "prompt_learning.gepa.mutation.llm_model"
 
 
 def test_budget_defaults_to_the_rollouts_that_the_job_may_make() -> None:

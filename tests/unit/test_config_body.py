@@ -67,7 +67,7 @@ def test_null_override_unsets_a_value() -> None:
 
 @pytest.mark.parametrize("path", ["prompt_learning.policy.model.name", "prompt_learning.gepa.evaluation.train_seeds.0"])
 def test_path_through_a_value_is_refused(path: str) -> None:
-    assert refused(body(), {path: 1}).field == path
+    assert refused(body(), {path: 1}).param == path
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_contradictory_overrides_are_refused(overrides: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("key", ["", "prompt_learning..policy", ".policy", ".".join("a" * 40)])
 def test_malformed_paths_are_refused(key: str) -> None:
-    assert refused(body(), {key: 1}).field == "overrides"
+    assert refused(body(), {key: 1}).param == "overrides"
 
 
 def test_dots_in_free_form_keys_are_no_paths() -> None:
@@ -162,7 +162,7 @@ def test_task_app_key_is_taken_by_precedence(places: dict[str, str], expected: s
 @pytest.mark.parametrize("wrong", [5, ["a"], "key\r\nX: y", " key", "schlüssel", "[redacted]", "${OTHER_KEY}"])
 def test_key_that_cannot_be_sent_is_refused_and_not_shown(wrong: Any) -> None:
     error = refused(body(), {"task_app_api_key": wrong})
-    assert error.field == "task_app_api_key"
+    assert error.param == "task_app_api_key"
     assert "key\r\n" not in str(error)
     assert "schl" not in str(error)
 
@@ -217,7 +217,7 @@ def test_harmless_values_stay(harmless: dict[str, Any]) -> None:
 
 def test_secret_in_env_config_is_refused() -> None:
     error = refused(body({"gepa.env_config": {"dataset": [{"hf": {"api_key": KEY}}]}}))
-    assert error.field == "prompt_learning.gepa.env_config.dataset[0].hf.api_key"
+    assert error.param == "prompt_learning.gepa.env_config.dataset[0].hf.api_key"
     assert KEY not in str(error)
 
 

@@ -155,10 +155,10 @@ def small(field: FieldSupport, value: Any) -> dict[str, Any]:
 def test_numbers_outside_their_range_are_refused(field: FieldSupport) -> None:
     for wrong in (field.low - 0.001, field.low - 1, field.high + 1, True, "3", [1], {}):
         error = refused(small(field, wrong))
-        assert error.field == field.path
+        assert error.param == field.path
         assert field.expected in str(error)
     for wrong in (math.nan, math.inf, 2**63):
-        assert refused(small(field, wrong)).field == field.path
+        assert refused(small(field, wrong)).param == field.path
 
 
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.path)
@@ -170,7 +170,7 @@ def test_bounds_of_numbers_are_accepted(field: FieldSupport) -> None:
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.path)
 def test_integers_are_no_floats(field: FieldSupport) -> None:
     if field.type is FieldType.INTEGER:
-        assert refused(small(field, float(field.high))).field == field.path
+        assert refused(small(field, float(field.high))).param == field.path
     elif int(field.high) >= field.low:
         whole = read(field, field.path, int(field.high))
         assert (whole, type(whole)) == (int(field.high), float)
@@ -211,7 +211,7 @@ def test_error_names_the_value_and_what_would_be_right() -> None:
 )
 def test_wrong_types_are_refused_with_their_path(path: str, wrong: Any) -> None:
     error = refused(body({path: wrong}))
-    assert error.field == f"{SECTION}.{path}"
+    assert error.param == f"{SECTION}.{path}"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_wrong_types_are_refused_with_their_path(path: str, wrong: Any) -> None:
     ],
 )
 def test_task_app_url_must_be_http(wrong: Any) -> None:
-    assert refused(body({"task_app_url": wrong})).field == "prompt_learning.task_app_url"
+    assert refused(body({"task_app_url": wrong})).param == "prompt_learning.task_app_url"
 
 
 def test_credentials_in_the_task_app_url_are_refused_and_not_shown() -> None:
@@ -245,7 +245,7 @@ def test_final_slash_of_the_task_app_url_is_dropped() -> None:
 @pytest.mark.parametrize("missing", ["task_app_url", "policy.provider", "policy.model"])
 def test_required_fields(missing: str) -> None:
     error = refused(body({missing: None}))
-    assert error.field == f"{SECTION}.{missing}"
+    assert error.param == f"{SECTION}.{missing}"
     assert "is required" in str(error)
 
 
@@ -278,7 +278,7 @@ def test_any_value_anywhere_is_read_or_refused_with_its_path(place: tuple[str, s
     if isinstance(outcome, Resolution):
         assert read_config(outcome.config.model_dump_json()) == outcome.config
     else:
-        assert (outcome.field or "").startswith(SECTION)
+        assert (outcome.param or "").startswith(SECTION)
         assert len(str(outcome)) < 1000
 
 
@@ -296,7 +296,7 @@ UNSUPPORTED = {
 @pytest.mark.parametrize("path", UNSUPPORTED)
 def test_known_field_that_is_not_carried_out_is_refused(path: str) -> None:
     error = refused(body({path: UNSUPPORTED[path]}), NotYetSupported)
-    assert error.field == f"{SECTION}.{path}"
+    assert error.param == f"{SECTION}.{path}"
     assert error.code == "not_yet_supported"
     assert "leave it out" in str(error)
 

@@ -141,7 +141,7 @@ def test_config_stored_by_an_earlier_version_is_read_with_the_defaults() -> None
 
 
 def test_score_is_always_an_objective() -> None:
-    assert refused({"gepa.objectives": ["cost"]}).field == "prompt_learning.gepa.objectives"
+    assert refused({"gepa.objectives": ["cost"]}).param == "prompt_learning.gepa.objectives"
 
 
 def test_share_for_the_finals_is_the_races() -> None:
@@ -200,7 +200,7 @@ def test_baseline_longer_than_the_limit_is_refused_where_that_is_enforced() -> N
     length = prompt_tokens()
     sent = {"initial_prompt": PROMPT, "gepa.token.max_limit": length - 1}
     error = refused(sent)
-    assert error.field == "prompt_learning.gepa.token.max_limit"
+    assert error.param == "prompt_learning.gepa.token.max_limit"
     assert f"{length} tokens" in str(error)
     assert gepa(sent | {"gepa.token.max_limit": length}).guards.max_tokens == length
     assert gepa(sent | {"gepa.token.enforce_pattern_limit": False}).guards.max_tokens == length - 1
@@ -212,11 +212,11 @@ def test_baseline_longer_than_the_limit_is_refused_where_that_is_enforced() -> N
     [("must_match", ["(a"]), ("must_not_match", ["(?=a)"]), ("json_schema", {"type": "prose"})],
 )
 def test_guard_that_cannot_be_used_is_refused(name: str, wrong: Any, prompt: Any) -> None:
-    assert refused({"initial_prompt": prompt, f"gepa.guards.{name}": wrong}).field == f"{SECTION}.gepa.guards.{name}"
+    assert refused({"initial_prompt": prompt, f"gepa.guards.{name}": wrong}).param == f"{SECTION}.gepa.guards.{name}"
 
 
 def test_frozen_span_must_stand_in_the_prompt() -> None:
-    assert refused({"initial_prompt": PROMPT, "gepa.guards.frozen": ["No."]}).field == f"{SECTION}.gepa.guards.frozen"
+    assert refused({"initial_prompt": PROMPT, "gepa.guards.frozen": ["No."]}).param == f"{SECTION}.gepa.guards.frozen"
     assert warnings({"initial_prompt": PROMPT, "gepa.guards.frozen": ["banking"]}) == ()
 
 
@@ -239,7 +239,7 @@ def test_schema_may_describe_what_has_a_secrets_name() -> None:
 )
 def test_path_of_a_client_is_refused_with_what_to_do(path: str, instead: str) -> None:
     error = refused({path: "spec.json"})
-    assert error.field == f"prompt_learning.{path}"
+    assert error.param == f"prompt_learning.{path}"
     assert f"send the text itself in {instead}" in str(error)
 
 

@@ -277,8 +277,8 @@ def test_the_pool_is_of_online_seeds(path: str) -> None:
 def test_a_heat_up_learns_from_no_held_out_seed() -> None:
     reserve = {"adaptive_pool.level": "HIGH", "adaptive_pool.heatup_reserve_pool": [200, 100]}
     assert mipro(reserve).adaptive_pool is not None
-    assert refused({**reserve, "test_pool": [200]}).field == f"{TABLE}.adaptive_pool.heatup_reserve_pool"
-    assert refused({**reserve, "val_seeds": [100]}).field == f"{TABLE}.adaptive_pool.heatup_reserve_pool"
+    assert refused({**reserve, "test_pool": [200]}).param == f"{TABLE}.adaptive_pool.heatup_reserve_pool"
+    assert refused({**reserve, "val_seeds": [100]}).param == f"{TABLE}.adaptive_pool.heatup_reserve_pool"
 
 
 def test_the_meta_model_is_the_policys_or_the_named_one() -> None:
@@ -287,7 +287,7 @@ def test_the_meta_model_is_the_policys_or_the_named_one() -> None:
     named = {"model": "gpt-4.1", "provider": "OpenAI", "temperature": 0.3, "max_tokens": 600}
     assert mipro({"mipro.meta": named}).meta_model == MetaModelConfig(**named | {"provider": "openai"})
     assert mipro({"mipro.meta_model": "big"}).meta_model == policys.model_copy(update={"model": "big"})
-    assert refused({"mipro.meta.provider": "openai"}).field == f"{TABLE}.meta.model"
+    assert refused({"mipro.meta.provider": "openai"}).param == f"{TABLE}.meta.model"
     assert mipro({"mipro.proposer_output_tokens": "RAPID", "mipro.meta.max_tokens": 9000}).meta_model.max_tokens == 2048
 
 
@@ -295,9 +295,9 @@ def test_a_repeated_policy_says_nothing_and_another_one_is_refused() -> None:
     same = {"provider": "Groq", "model": "llama-3.1-8b-instant", "inference_mode": "synth_hosted", "temperature": 0}
     assert resolved({"mipro.policy_config": same}) == resolved({"mipro.policy_config": {}}) == resolved()
     error = refused({"mipro.policy_config": {"temperature": 0.5}})
-    assert error.field == f"{TABLE}.policy_config.temperature"
+    assert error.param == f"{TABLE}.policy_config.temperature"
     assert (
-        refused({"mipro.policy_config": {"inference_url": "http://x"}}).field == f"{TABLE}.policy_config.inference_url"
+        refused({"mipro.policy_config": {"inference_url": "http://x"}}).param == f"{TABLE}.policy_config.inference_url"
     )
     assert warned({"mipro.policy_config": {"mood": 1}}) == (f"unknown key {TABLE}.policy_config.mood is ignored",)
 
@@ -312,7 +312,7 @@ def test_settings_that_nobody_describes_are_refused_unless_empty(name: str) -> N
     assert resolved({f"mipro.{name}": {}}) == resolved()
     with pytest.raises(NotYetSupported) as caught:
         resolved({f"mipro.{name}": {"a": 1}})
-    assert caught.value.field == f"{TABLE}.{name}"
+    assert caught.value.param == f"{TABLE}.{name}"
 
 
 # --- the specification -----------------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ def test_parts_of_a_specification_may_be_left_out() -> None:
 @pytest.mark.parametrize(("name", "value"), [("include_examples", False), ("priority_threshold", 3)])
 def test_a_free_text_has_no_parts(name: str, value: Any) -> None:
     error = refused({"mipro.spec": "Be brief.", f"mipro.spec_{name}": value})
-    assert error.field == f"{TABLE}.spec_{name}"
+    assert error.param == f"{TABLE}.spec_{name}"
     [warning] = warned({f"mipro.spec_{name}": value})
     assert "no mipro.spec" in warning
 
@@ -390,7 +390,7 @@ def test_what_the_sdk_fills_in_for_a_specification_is_harmless() -> None:
 )
 def test_what_cannot_be_is_refused_with_its_path(changes: dict[str, Any], field: str, said: str) -> None:
     error = refused(changes)
-    assert (error.field, error.code, error.status) == (f"{TABLE}.{field}", "mipro_configuration_error", 422)
+    assert (error.param, error.code, error.status) == (f"{TABLE}.{field}", "mipro_configuration_error", 422)
     assert said in str(error)
     assert str(error).count(field) == 1 or "mipro.spec" in said
 

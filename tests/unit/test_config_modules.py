@@ -103,7 +103,7 @@ def test_a_policy_of_its_own_is_the_jobs_but_for_what_it_says(given: dict[str, A
 )
 def test_a_policy_that_cannot_be_is_refused(policy: dict[str, Any], field: str, said: str) -> None:
     error = refused(changed(1, policy=policy))
-    assert error.field == f"{PATH}[1].policy{field}"
+    assert error.param == f"{PATH}[1].policy{field}"
     assert said in str(error)
 
 
@@ -131,7 +131,7 @@ def test_policies_of_modules_are_part_of_what_determines_a_rollout() -> None:
 
 
 def test_modules_and_an_initial_prompt_are_too_much() -> None:
-    assert refused(MODULES, initial_prompt=PROMPT).field == PATH
+    assert refused(MODULES, initial_prompt=PROMPT).param == PATH
 
 
 def test_unknown_keys_are_reported() -> None:
@@ -170,12 +170,12 @@ SAME = [{"role": "system", "pattern": "Same."}]
 )
 def test_what_is_wrong_is_refused_with_its_path(modules: Any, field: str, said: str) -> None:
     error = refused(modules)
-    assert error.field == PATH + field
+    assert error.param == PATH + field
     assert said in str(error)
 
 
 def test_a_module_that_is_too_long_itself_is_refused_unless_that_is_allowed() -> None:
-    assert refused(changed(max_tokens=3)).field == PATH
+    assert refused(changed(max_tokens=3)).param == PATH
     _, [warning] = resolved(changed(max_tokens=3), **{"gepa.token.enforce_pattern_limit": False})
     assert "module 'plan'" in warning
 

@@ -122,4 +122,4 @@ def test_unknown_keys_are_reported() -> None:
     ],
 )
 def test_malformed_prompts_are_refused(prompt: Any, field: str) -> None:
-    assert refused(prompt).field == f"prompt_learning.initial_prompt{field}"
+    assert refused(prompt).param == f"prompt_learning.initial_prompt{field}"

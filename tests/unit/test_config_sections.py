@@ -106,7 +106,7 @@ def test_sizes_that_are_not_given_make_room_for_those_that_are() -> None:
 )
 def test_sizes_that_contradict_each_other_are_refused(given_sizes: dict[str, int], field: str) -> None:
     error = refused(MANY | {"gepa.adaptive_pool": given_sizes})
-    assert error.field == f"prompt_learning.gepa.adaptive_pool.{field}"
+    assert error.param == f"prompt_learning.gepa.adaptive_pool.{field}"
 
 
 SIZE = st.integers(1, 500)
@@ -147,7 +147,7 @@ def test_pool_that_the_seeds_do_not_fill_is_reported() -> None:
 def test_reserve_of_a_pool_must_not_be_measured_with(seed: int, whose: str) -> None:
     sent = MANY | {"test_pool": [2001], "gepa.adaptive_pool": {"heatup_reserve_pool": [5, seed, 999]}}
     error = refused(sent)
-    assert error.field == "prompt_learning.gepa.adaptive_pool.heatup_reserve_pool"
+    assert error.param == "prompt_learning.gepa.adaptive_pool.heatup_reserve_pool"
     assert f"holds {whose} seeds" in str(error)
     found = pool({"heatup_reserve_pool": [5, 999]})
     assert found is not None
@@ -248,7 +248,7 @@ def test_judge_that_nobody_asks_is_reported() -> None:
 )
 def test_judge_that_cannot_be_is_refused(more: dict[str, Any], field: str, said: str) -> None:
     error = refused({"verifier": VERIFIER | JUDGE | more})
-    assert error.field == f"prompt_learning.verifier.{field}"
+    assert error.param == f"prompt_learning.verifier.{field}"
     assert said in str(error)
 
 
@@ -288,7 +288,7 @@ def test_stand_in_takes_over_the_policy_as_what_it_stands_in_for() -> None:
     ],
 )
 def test_stand_in_that_cannot_be_is_refused(section: dict[str, Any], field: str) -> None:
-    assert refused({"proxy_models": section}).field == f"prompt_learning.proxy_models.{field}"
+    assert refused({"proxy_models": section}).param == f"prompt_learning.proxy_models.{field}"
 
 
 # --- bodies of the SDK -----------------------------------------------------------------------------------------------
@@ -314,6 +314,6 @@ def test_body_of_the_sdk_with_every_section_resolves() -> None:
 
 
 def test_switch_of_a_section_must_be_one() -> None:
-    assert refused({"gepa.adaptive_pool": "SOME"}).field == "prompt_learning.gepa.adaptive_pool.level"
-    assert refused({"verifier": "yes"}).field == "prompt_learning.verifier.enabled"
-    assert refused({"proxy_models": True}).field == "prompt_learning.proxy_models"
+    assert refused({"gepa.adaptive_pool": "SOME"}).param == "prompt_learning.gepa.adaptive_pool.level"
+    assert refused({"verifier": "yes"}).param == "prompt_learning.verifier.enabled"
+    assert refused({"proxy_models": True}).param == "prompt_learning.proxy_models"

@@ -75,13 +75,13 @@ def test_lists_and_ranges(written: Any, seeds: tuple[int, ...]) -> None:
     ],
 )
 def test_wrong_seeds_are_refused(path: str, wrong: Any) -> None:
-    assert refused({path: wrong}).field == f"prompt_learning.{path}"
+    assert refused({path: wrong}).param == f"prompt_learning.{path}"
 
 
 @pytest.mark.parametrize("missing", [None, []])
 def test_train_seeds_are_required(missing: Any) -> None:
     error = refused({TRAIN: missing})
-    assert error.field == f"prompt_learning.{TRAIN}"
+    assert error.param == f"prompt_learning.{TRAIN}"
     assert "is required" in str(error)
 
 
@@ -93,7 +93,7 @@ def test_duplicates_are_named() -> None:
 def test_leaks_between_lists_are_refused(one: str, other: str) -> None:
     apart = {TRAIN: [1, 2], VALIDATION: [11, 12], TEST: [21, 22]}
     error = refused(apart | {one: list(range(30, 50)), other: list(range(40, 60))})
-    assert error.field == f"prompt_learning.{other}"
+    assert error.param == f"prompt_learning.{other}"
     assert f"leak from prompt_learning.{one}: 40, 41, 42, 43, 44 and 5 more" in str(error)
 
 
@@ -110,13 +110,13 @@ def test_front_uses_train_seeds_where_there_are_enough() -> None:
 
 def test_too_few_seeds_for_either_source_are_refused_with_the_numbers() -> None:
     error = refused({VALIDATION: None})
-    assert error.field == f"prompt_learning.{VALIDATION}"
+    assert error.param == f"prompt_learning.{VALIDATION}"
     assert "20 train seeds, and a front of 64 with 3 for feedback needs 67" in str(error)
 
 
 def test_explicit_train_source_with_too_few_seeds_is_refused_with_the_numbers() -> None:
     error = refused({SOURCE: "train", SIZE: 18})
-    assert error.field == f"prompt_learning.{SOURCE}"
+    assert error.param == f"prompt_learning.{SOURCE}"
     assert "20 train seeds, and a front of 18 with 3 for feedback needs 21" in str(error)
     assert gepa_of({SOURCE: "train", SIZE: 17}).pareto_source == "train"
 
@@ -126,7 +126,7 @@ def test_explicit_validation_source() -> None:
     assert chosen.feedback_seeds == chosen.train_seeds
     assert len(chosen.front_seeds) == 5
     assert set(chosen.front_seeds) < set(chosen.validation_seeds)
-    assert refused({SOURCE: "validation", SIZE: 5, VALIDATION: []}).field == f"prompt_learning.{VALIDATION}"
+    assert refused({SOURCE: "validation", SIZE: 5, VALIDATION: []}).param == f"prompt_learning.{VALIDATION}"
 
 
 SETS = st.sets(st.integers(0, 500), min_size=1, max_size=120)

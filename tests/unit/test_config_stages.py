@@ -164,13 +164,13 @@ def test_unknown_keys_of_stages_are_reported() -> None:
 )
 def test_what_is_wrong_with_stages_is_refused_with_its_path(modules: Any, field: str, said: str) -> None:
     error = refused({"mipro.modules": modules})
-    assert error.field == f"{TABLE}.{field}"
+    assert error.param == f"{TABLE}.{field}"
     assert said in str(error)
 
 
 def test_more_stages_than_a_job_may_have_are_refused_wherever_they_stand() -> None:
     stages = [stage(f"s{n}") for n in range(20)]
-    assert refused({"mipro.modules": [module(*stages)], "mipro.stages": [stage("t")]}).field == f"{TABLE}.stages"
+    assert refused({"mipro.modules": [module(*stages)], "mipro.stages": [stage("t")]}).param == f"{TABLE}.stages"
 
 
 def test_document_names_every_key_of_a_stage_and_its_example_resolves() -> None:

@@ -127,7 +127,7 @@ def test_too_small_a_budget_is_refused_with_its_parts_by_name() -> None:
         "the rollout budget is 60, and at least 81 are needed",
     ):
         assert part in str(error)
-    assert error.field == "gepa.rollout.budget"
+    assert error.param == "gepa.rollout.budget"
 
 
 def test_a_race_needs_less_than_the_papers_search() -> None:

@@ -79,7 +79,7 @@ def test_the_least_budget_is_named_exactly(validation: int, batch: int) -> None:
     with pytest.raises(BudgetTooSmall) as caught:
         check_budget(job(mipro__rollout_budget=1, **small))
     error = caught.value
-    assert (error.needed, error.field) == (sum(error.parts.values()), "mipro.rollout_budget")
+    assert (error.needed, error.param) == (sum(error.parts.values()), "mipro.rollout_budget")
     assert fits(job(mipro__rollout_budget=error.needed, **small))
     assert not fits(job(mipro__rollout_budget=error.needed - 1, **small))
     assert not fits(job(mipro__rollout_budget=error.needed, **small, termination_config__max_rollouts=error.needed - 1))

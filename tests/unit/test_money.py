@@ -62,7 +62,7 @@ def test_a_model_of_whose_calls_a_limit_speaks_needs_a_price(
 ) -> None:
     with pytest.raises(UnpricedModel, match=why) as refused:
         check_priced(config(*changes), has_balance=has_balance)
-    assert (refused.value.status, refused.value.code, refused.value.field) == (422, "unpriced_model", field)
+    assert (refused.value.status, refused.value.code, refused.value.param) == (422, "unpriced_model", field)
     assert "prompt_learning.prices" in str(refused.value)
 
 
@@ -75,7 +75,7 @@ def test_a_stand_in_is_a_model_of_rollouts() -> None:
     proxy = {"proxy_models": {"lo_provider": "vllm", "lo_model": "cheap"}}
     with pytest.raises(UnpricedModel, match="vllm/cheap") as refused:
         check_priced(config(proxy, ROLLOUTS), has_balance=False)
-    assert refused.value.field == "prompt_learning.proxy_models.lo_model"
+    assert refused.value.param == "prompt_learning.proxy_models.lo_model"
 
 
 def test_a_model_on_ones_own_machine_is_free_where_the_config_says_so() -> None:
@@ -100,7 +100,7 @@ def test_mipro_names_its_own_field() -> None:
     ).config
     with pytest.raises(UnpricedModel) as refused:
         check_priced(found, has_balance=False)
-    assert refused.value.field == "prompt_learning.mipro.meta.model"
+    assert refused.value.param == "prompt_learning.mipro.meta.model"
 
 
 # --- calls that a cap did not hold -----------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_no_prices_are_as_good_as_none_given() -> None:
 )
 def test_a_wrong_price_is_refused_with_its_key(prices: Any, field: str, said: str) -> None:
     error = refused(prices)
-    assert error.field == field
+    assert error.param == field
     assert said in str(error)
 
 

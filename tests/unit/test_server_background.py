@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from promptjobs.api.server import Background
+from promptjobs.api.parts import Background
 
 
 async def fails() -> None:

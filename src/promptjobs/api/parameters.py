@@ -4,6 +4,7 @@ The dependencies are coroutines because any other function would be sent to a th
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
@@ -11,9 +12,13 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Path, Query, Request
 from pydantic import AfterValidator, BeforeValidator
 
+from promptjobs.api.auth import TheOrganisation
 from promptjobs.api.sse import EventHub
+from promptjobs.db.ownership import organisation_of
 from promptjobs.db.results import Page
 from promptjobs.db.session import Database
+from promptjobs.db.transactions import reading
+from promptjobs.db.vault import Vault
 from promptjobs.errors import JobNotFound
 from promptjobs.jobs.service import JobService
 
@@ -23,6 +28,7 @@ JOB_ID = re.compile(r"pl_[0-9a-f]{32}")
 MAX_SHOWN = 100
 MAX_LIMIT = 200
 MAX_OFFSET = 10_000
+MAX_OWNERS = 50_000
 MAX_NUMBER = 2**31 - 1
 """The largest number of an event, trial or candidate that can be stored."""
 
@@ -44,15 +50,48 @@ async def _hub(request: Request) -> EventHub:
     return hub
 
 
+async def _vault(request: Request) -> Vault:
+    vault: Vault = request.app.state.vault
+    return vault
+
+
 TheDatabase = Annotated[Database, Depends(_database)]
 TheService = Annotated[JobService, Depends(_service)]
 TheHub = Annotated[EventHub, Depends(_hub)]
+TheVault = Annotated[Vault, Depends(_vault)]
 
 
-async def _job_id(job_id: Annotated[str, Path(description="The job's id.", examples=[EXAMPLE_ID])]) -> str:
-    """What cannot be an id is an unknown job, and never reaches the database."""
+class Owners:
+    """Whose jobs are whose, as far as it was asked. A job never changes hands; one that is gone is missed later."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: OrderedDict[str, str] = OrderedDict()
+
+    async def check(self, job_id: str, organisation: str) -> None:
+        """Raises JobNotFound, for another organisation's job as well as for one that does not exist."""
+        owner = self._known.get(job_id)
+        if owner is None:
+            async with reading(self._database) as connection:
+                owner = await organisation_of(connection, job_id)
+            if owner is not None:
+                self._known[job_id] = owner
+                if len(self._known) > MAX_OWNERS:
+                    self._known.popitem(last=False)
+        if owner != organisation:
+            raise JobNotFound(job_id)
+
+
+async def _job_id(
+    request: Request,
+    organisation: TheOrganisation,
+    job_id: Annotated[str, Path(description="The job's id.", examples=[EXAMPLE_ID])],
+) -> str:
+    """A job of the caller's. What cannot be an id is an unknown job, and never reaches the database."""
     if JOB_ID.fullmatch(job_id) is None:
         raise JobNotFound(job_id[:MAX_SHOWN])
+    owners: Owners = request.app.state.owners
+    await owners.check(job_id, organisation)
     return job_id
 
 

@@ -1,5 +1,6 @@
 """Errors as problem details (RFC 9457): one shape for everything that goes wrong."""
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -11,7 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from promptjobs.api.bodies import JsonResponse
-from promptjobs.errors import InvalidRequest, PromptjobsError
+from promptjobs.api.middleware import request_id_of
+from promptjobs.errors import InvalidRequest, PromptjobsError, RateLimited, RequestInProgress
 
 PROBLEM = "application/problem+json"
 RETRY_SECONDS = 1
@@ -20,7 +22,7 @@ HTTP_CODES = {
     404: ("not_found", "there is nothing at this address"),
     405: ("method_not_allowed", "this address does not take that method"),
 }
-OWN = frozenset({"type", "title", "status", "detail", "code"})
+OWN = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 
 
 def install(app: FastAPI) -> None:
@@ -50,20 +52,31 @@ def problem(
     status: int,
     code: str,
     detail: str,
-    facts: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A problem as a response. It is problem+json only where the client names that: others parse application/json."""
-    body = {
+    """A problem that is no error of the tree."""
+    body = _body(status, code, detail, request_id_of(request))
+    return _response(request, body, headers or {})
+
+
+def body_of(error: PromptjobsError, request_id: str) -> dict[str, Any]:
+    """An error of the tree as JSON. The facts of the service's own failures are the operator's, and stay in the log."""
+    is_own = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return _body(error.status, error.code, str(error), request_id, None if is_own else error.facts)
+
+
+def _body(
+    status: int, code: str, detail: str, request_id: str, facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    return {
         "type": f"urn:promptjobs:problem:{code}",
         "title": code.replace("_", " ").capitalize(),
         "status": status,
         "detail": detail,
         "code": code,
+        "request_id": request_id,
         **{name: fact for name, fact in (facts or {}).items() if name not in OWN},
     }
-    media_type = PROBLEM if PROBLEM in request.headers.get("accept", "") else "application/json"
-    return JsonResponse(body, status_code=status, headers=dict(headers or {}), media_type=media_type)
 
 
 def invalid(errors: list[ErrorDetails]) -> InvalidRequest:
@@ -74,7 +87,25 @@ def invalid(errors: list[ErrorDetails]) -> InvalidRequest:
 
 
 def own_problem(request: Request, error: PromptjobsError) -> Response:
-    """An error of the tree. The facts of the service's own failures are the operator's, and stay in the log."""
-    is_own = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    headers = {"retry-after": str(RETRY_SECONDS)} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return problem(request, error.status, error.code, str(error), None if is_own else error.facts, headers)
+    return _response(request, body_of(error, request_id_of(request)), _headers(error))
+
+
+def _response(request: Request, body: dict[str, Any], headers: Mapping[str, str]) -> Response:
+    """It is problem+json only where the client names that: others parse application/json."""
+    media_type = PROBLEM if PROBLEM in request.headers.get("accept", "") else "application/json"
+    return JsonResponse(body, status_code=body["status"], headers=dict(headers), media_type=media_type)
+
+
+def _headers(error: PromptjobsError) -> dict[str, str]:
+    match error:
+        case RateLimited():
+            return {"retry-after": str(math.ceil(error.retry_after_seconds))}
+        case RequestInProgress():
+            return {"retry-after": str(RETRY_SECONDS)}
+    match error.status:
+        case HTTPStatus.SERVICE_UNAVAILABLE:
+            return {"retry-after": str(RETRY_SECONDS)}
+        case HTTPStatus.UNAUTHORIZED:
+            return {"www-authenticate": "Bearer"}
+        case _:
+            return {}

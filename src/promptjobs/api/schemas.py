@@ -169,6 +169,7 @@ class Problem(BaseModel):
                     "status": 404,
                     "detail": f"there is no job '{EXAMPLE_ID}'",
                     "code": "job_not_found",
+                    "request_id": "req_0f5a9c1d2e3b4a5f8c7d6e5f4a3b2c1d",
                     "job_id": EXAMPLE_ID,
                 }
             ]
@@ -180,3 +181,4 @@ class Problem(BaseModel):
     status: int
     detail: str
     code: str
+    request_id: str = Field(description="Of the request, as in the header `x-request-id` and in the service's log.")

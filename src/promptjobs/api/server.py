@@ -1,124 +1,33 @@
-"""Puts the parts together from the settings: database, interceptor, worker and API, and runs them until a signal."""
+"""Puts the parts together from the settings: interceptor, worker and API, and runs them until a signal."""
 
 import asyncio
-import gc
-import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
 
 from promptjobs.api.app import create_app
-from promptjobs.clients.http import Outgoing
+from promptjobs.api.auth import Access, is_loopback
+from promptjobs.api.parts import Parts, open_database, open_parts
+from promptjobs.api.rate_limits import RateLimits
 from promptjobs.clients.llm import Llm
-from promptjobs.clients.pricing import load_prices
-from promptjobs.clients.providers import Providers
 from promptjobs.core.optimizers import check_budget
-from promptjobs.db import embedded
-from promptjobs.db.ledger import Ledger
-from promptjobs.db.migrate import migrate
+from promptjobs.db import api_keys
 from promptjobs.db.session import Database
+from promptjobs.db.transactions import writing
+from promptjobs.errors import KeysRequired
 from promptjobs.interceptor.app import Interceptor
 from promptjobs.interceptor.recent import RecentCalls
-from promptjobs.jobs.reaper import Reaper
 from promptjobs.jobs.service import JobService
 from promptjobs.jobs.worker import Worker, WorkerOptions
-from promptjobs.settings import Settings, provider_environment
-
-log = logging.getLogger(__name__)
+from promptjobs.settings import Settings
 
 GRACEFUL_SECONDS = 5
-POOL_SIZE = 10
-
-COLLECTIONS = 10_000, 50, 1_000
-"""Thresholds of the garbage collector. A full collection stops the event loop for as long as it takes to walk all that
-hundreds of jobs know, which is tenths of a second. Reference counts free nearly everything, so it may be rare."""
-
-
-@asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """The database of the settings, or the embedded one. Raises EmbeddedPostgresFailed, DatabaseUnavailable."""
-    async with AsyncExitStack() as stack:
-        url = settings.database_url
-        if url is None:
-            server = await asyncio.to_thread(embedded.start, settings.data_dir / "postgres")
-            stack.push_async_callback(asyncio.to_thread, server.stop)
-            url = server.url
-        database = Database.open(url, POOL_SIZE)
-        stack.push_async_callback(database.close)
-        if settings.database_url is None:  # any other database is its operator's to migrate
-            await migrate(database)
-        yield database
-
-
-class Background:
-    """Parts that run beside the server. One that ends for whatever reason ends the process."""
-
-    def __init__(self) -> None:
-        self._leave: Callable[[], None] = lambda: None
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(lambda _: self._leave())
-        self._tasks.append(task)
-        return task
-
-    def ends_by(self, leave: Callable[[], None]) -> None:
-        """Call `leave` when a part ends, also where one has ended before."""
-        self._leave = leave
-        if any(task.done() for task in self._tasks):
-            leave()
-
-    def result(self) -> None:
-        """Raises what a part has failed of."""
-        for task in self._tasks:
-            if task.done():
-                task.result()
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What every process of the service shares. `ledger` and `reaper` run in its background."""
-
-    database: Database
-    providers: Providers
-    task_apps: Outgoing
-    models: Outgoing
-    ledger: Ledger
-    background: Background
-
-
-@asynccontextmanager
-async def open_parts(settings: Settings, database: Database) -> AsyncIterator[Parts]:
-    """Task apps and providers have a session each: a task app's URL must not reach what only providers may."""
-    providers = Providers(provider_environment())
-    allows_loopback = settings.allowed_targets is None and settings.database_url is None
-    if allows_loopback:
-        log.info("task apps on loopback addresses are allowed; PROMPTJOBS_ALLOWED_TARGETS restricts them")
-    task_apps = Outgoing(frozenset(settings.allowed_targets or ()), allow_loopback=allows_loopback)
-    async with task_apps, Outgoing(providers.targets()) as models:
-        await asyncio.to_thread(load_prices)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*COLLECTIONS)
-        ledger, reaper = Ledger(database.connect), Reaper(database.connect, settings.lease_seconds)
-        background = Background()
-        settling = background.start("ledger", ledger.groups.run())
-        reaping = background.start("reaper", reaper.run())
-        try:
-            yield Parts(database, providers, task_apps, models, ledger, background)
-        finally:
-            # The ledger goes last: what has ended by now settles what it had reserved.
-            reaper.stop()
-            ledger.groups.stop()
-            await asyncio.wait({settling, reaping})
-        background.result()
 
 
 def worker_of(settings: Settings, parts: Parts, public_url: str, interceptor: Interceptor | None) -> Worker:
@@ -172,12 +81,45 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-async def serve(settings: Settings, *, with_worker: bool = True, ready: Callable[[str], None] | None = None) -> None:
-    """API, interceptor and, unless told otherwise, a worker, until SIGTERM or SIGINT. `ready` is told the URL."""
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A server that is ready. needs_key: whether requests need an API key now."""
+
+    url: str
+    needs_key: bool
+
+
+async def open_access(settings: Settings, database: Database) -> Access:
+    """Who may use the service. Raises KeysRequired where everybody on the network could."""
+    async with writing(database) as connection:
+        if settings.initial_api_key is not None:
+            await api_keys.adopt(connection, settings.initial_api_key.get_secret_value())
+        has_keys = await api_keys.are_any(connection)
+    is_local = is_loopback(settings.host)
+    if not is_local and not has_keys:
+        raise KeysRequired(settings.host)
+    own_name = urlsplit(settings.public_url or "").hostname
+    return Access(
+        database,
+        RateLimits(settings.requests_per_second, settings.max_streams),
+        is_open_without_keys=is_local,
+        allowed_hosts=frozenset({own_name} if own_name else ()),
+    )
+
+
+async def serve(
+    settings: Settings, *, with_worker: bool = True, ready: Callable[[Listening], None] | None = None
+) -> None:
+    """API, interceptor and, unless told otherwise, a worker, until SIGTERM or SIGINT; `ready` is told when they are.
+
+    Raises KeysRequired, OSError where it cannot listen.
+    """
     listening = listen(settings)
     port = listening.getsockname()[1]
     url = f"http://{_shown_host(settings.host)}:{port}"
     async with open_database(settings) as database, open_parts(settings, database) as parts:
+        access = await open_access(settings, database)
+        needs_key = not await access.is_open()
         interceptor = Interceptor(database, parts.models, parts.providers, ledger=parts.ledger)
         worker = worker_of(settings, parts, settings.public_url or url, interceptor) if with_worker else None
         running: asyncio.Task[None] | None = None
@@ -194,7 +136,7 @@ async def serve(settings: Settings, *, with_worker: bool = True, ready: Callable
 
         def listens() -> None:
             if ready is not None:
-                ready(url)
+                ready(Listening(url, needs_key))
 
         async def leave_off() -> None:
             if worker is not None and running is not None:
@@ -202,7 +144,14 @@ async def serve(settings: Settings, *, with_worker: bool = True, ready: Callable
                 await asyncio.wait([running])
 
         service = JobService(database, parts.providers, check_budget)
-        app = create_app(database=database, service=service, interceptor=interceptor, lifespan=lifespan)
+        app = create_app(
+            database=database,
+            service=service,
+            vault=parts.vault,
+            access=access,
+            interceptor=interceptor,
+            lifespan=lifespan,
+        )
         server = Server(uvicorn_config(app, settings), listens, leave_off)
         parts.background.ends_by(server.leave)
         await server.serve(sockets=[listening])

@@ -10,6 +10,7 @@ from rich.text import Text
 from promptjobs.cli.balance import balance_app
 from promptjobs.cli.exits import EXIT_CODES, EXIT_OF_STATUS, Exit, reported
 from promptjobs.cli.job_commands import jobs_app
+from promptjobs.cli.keys import keys_app
 from promptjobs.cli.outcome import AsJson, terminal_for
 from promptjobs.cli.text import write_json
 
@@ -160,5 +161,6 @@ def demo(
     raise typer.Exit(EXIT_OF_STATUS[job["status"]])
 
 
+app.add_typer(keys_app, name="keys", rich_help_panel=SERVICE_PANEL)
 app.add_typer(balance_app, name="balance", rich_help_panel=SERVICE_PANEL)
 app.add_typer(jobs_app)

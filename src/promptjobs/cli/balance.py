@@ -1,6 +1,5 @@
 """`promptjobs balance`: shows and changes what an organisation may spend, in the database of the settings."""
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from decimal import Decimal, InvalidOperation
@@ -130,26 +129,13 @@ def usd_of(text: str) -> Decimal:
 
 def _carried_out(work: "Work", organisation: str, data_dir: Path | None) -> "Balance | None":
     """The result of `work` in one transaction. Raises OptionInvalid, EmbeddedPostgresFailed, DatabaseUnavailable."""
-    from promptjobs.cli.database import database_url, opened, require_schema
-    from promptjobs.cli.logs import log_to_stderr
-    from promptjobs.cli.service_settings import read_settings
-    from promptjobs.db.transactions import writing
+    from promptjobs.cli.database import carried_out
 
     if not NAME.fullmatch(organisation):
         raise OptionInvalid(
             "--organisation", f"expected 1 to 100 letters, digits, '.', '_' or '-', got {organisation!r}"
         )
-    settings = read_settings(data_dir=data_dir)
-    log_to_stderr(settings.log_level)
-
-    async def carry_out(url: str) -> "Balance | None":
-        async with opened(url) as database:
-            await require_schema(database)
-            async with writing(database) as connection:
-                return await work(connection)
-
-    with database_url(settings) as url:
-        return asyncio.run(carry_out(url))
+    return carried_out(work, data_dir)
 
 
 def _print(organisation: str, balance: "Balance | None", *, as_json: bool) -> None:

@@ -166,8 +166,8 @@ class Remote:
         detail = str(problem.get("detail", "no reason given"))
         if response.is_server_error:
             return ServiceUnreachable(self.url, f"HTTP {response.status_code}, {detail}")
-        field = problem.get("field")
-        return RequestRefused(response.status_code, detail, str(field) if field else None, str(problem["code"]))
+        param = problem.get("param")
+        return RequestRefused(response.status_code, detail, str(param) if param else None, str(problem["code"]))
 
 
 def checked_url(url: str) -> str:

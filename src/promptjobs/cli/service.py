@@ -18,9 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from promptjobs.api import server
 from promptjobs.cli.database import database_url, opened, require_schema
-from promptjobs.cli.exits import tell
 from promptjobs.cli.logs import log_to_stderr
-from promptjobs.cli.remote import is_loopback
 from promptjobs.cli.signals import handled
 from promptjobs.cli.text import write_json
 from promptjobs.db.migrate import migrate
@@ -38,12 +36,10 @@ def run_server(settings: Settings, err: Console, *, with_worker: bool, as_json: 
     and ProcessFailed where it gave up while it was starting."""
     log_to_stderr(settings.log_level)
     err.print(Text(f"starting promptjobs with {_database(settings)}", "dim"), soft_wrap=True)
-    if not is_loopback(settings.host):
-        said = "there is no authentication yet, so whoever reaches it can use it and its provider keys"
-        tell(err, "warning", f"listening on {settings.host}: {said}", "bold yellow")
 
-    def announce(url: str) -> None:
-        rows = [("API", url), ("docs", f"{url}/docs"), ("data", _database(settings))]
+    def announce(url: str, *, needs_key: bool) -> None:
+        keys = "needed on every request" if needs_key else "not needed on this machine, which alone can reach it"
+        rows = [("API", url), ("docs", f"{url}/docs"), ("data", _database(settings)), ("keys", keys)]
         err.print(Text("promptjobs is ready", "bold green"))
         for name, value in rows:
             err.print(Text(f"  {name:<5} {value}"), soft_wrap=True)
@@ -53,9 +49,9 @@ def run_server(settings: Settings, err: Console, *, with_worker: bool, as_json: 
             write_json({"url": url})
 
     async def serve(ready: Ready) -> None:
-        def started(url: str) -> None:
-            announce(url)
-            ready(url)
+        def started(listening: server.Listening) -> None:
+            announce(listening.url, needs_key=listening.needs_key)
+            ready(listening.url)
 
         await _check_database(settings)
         await server.serve(settings, with_worker=with_worker, ready=started)

@@ -145,8 +145,8 @@ def resolve(algorithm: str, config_body: Mapping[str, Any], overrides: Mapping[s
     except InvalidConfig as error:
         if algorithm != "mipro":
             raise
-        detail = str(error) if error.field is None else str(error).removeprefix(f"{error.field}: ")
-        raise MiproConfigurationError(detail, error.field) from error
+        detail = str(error) if error.param is None else str(error).removeprefix(f"{error.param}: ")
+        raise MiproConfigurationError(detail, error.param) from error
 
 
 def _resolved(algorithm: str, config_body: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> Resolution:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING = {
@@ -39,6 +40,8 @@ class Base(DeclarativeBase):
         datetime: DateTime(timezone=True),
         bytes: LargeBinary,
         list[int]: ARRAY(BigInteger),
+        list[str]: ARRAY(Text),
+        dict[str, str]: JSONB,
     }
 
 
@@ -70,7 +73,11 @@ def _job() -> Mapped[str]:
 
 
 class Job(Base):
-    """One optimization, its lease and its outcome. last_seq and last_group are allocated under this row's lock."""
+    """One optimization, its lease and its outcome. last_seq and last_group are allocated under this row's lock.
+
+    labels: the client's own metadata as far as lists are filtered by it, each value as text. task_app_key: sealed.
+    parent_id: the job that this one was forked from, which may have been deleted since.
+    """
 
     __tablename__ = "jobs"
 
@@ -82,6 +89,9 @@ class Job(Base):
     config: Mapped[str]
     warnings: Mapped[str] = mapped_column(server_default="[]")
     metadata_json: Mapped[str] = mapped_column("metadata", server_default="{}")
+    labels: Mapped[dict[str, str]] = mapped_column(server_default="{}")
+    parent_id: Mapped[str | None]
+    config_name: Mapped[str | None]
     task_app_key: Mapped[str | None]
     error: Mapped[str | None]
     finish_reason: Mapped[str | None]
@@ -115,8 +125,11 @@ class Job(Base):
         CheckConstraint("best_train_score BETWEEN 0 AND 1", name="best_train_score"),
         CheckConstraint("best_validation_score BETWEEN 0 AND 1", name="best_validation_score"),
         Index("ix_jobs_queue", "created_at", postgresql_where=text("status IN ('queued','running')")),
-        Index("ix_jobs_created_at_id", "created_at", "id"),
-        Index("ix_jobs_status_created_at_id", "status", "created_at", "id"),
+        Index("ix_jobs_organisation_created_at_id", "organisation", "created_at", "id"),
+        Index("ix_jobs_organisation_status_created_at_id", "organisation", "status", "created_at", "id"),
+        Index("ix_jobs_organisation_algorithm_created_at_id", "organisation", "algorithm", "created_at", "id"),
+        Index("ix_jobs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
+        Index("ix_jobs_parent_id", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
         {"postgresql_with": {"fillfactor": "50"}},
     )
 
@@ -393,3 +406,119 @@ class BalanceRow(Base):
     updated_at: Mapped[datetime] = _now()
 
     __table_args__ = (CheckConstraint("held_usd >= 0", name="held_usd"),)
+
+
+class ApiKey(Base):
+    """A key of an organisation. digest: SHA-256 of the key, which is shown once and never stored.
+
+    prefix: its first characters, by which people tell keys apart. purpose: `api`, or `metrics` for /metrics alone.
+    """
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organisation: Mapped[str]
+    name: Mapped[str]
+    purpose: Mapped[str] = mapped_column(server_default="api")
+    prefix: Mapped[str]
+    digest: Mapped[bytes] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = _now()
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+    __table_args__ = (CheckConstraint("purpose IN ('api','metrics')", name="purpose"),)
+
+
+class SecretRow(Base):
+    """A secret that an organisation has left with us; `sealed` can only be opened with the service's secret key.
+
+    kind: `provider` (name: the provider's), or `environment` (name: of an environment variable of task apps).
+    """
+
+    __tablename__ = "secrets"
+
+    organisation: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    sealed: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+
+    __table_args__ = (CheckConstraint("kind IN ('provider','environment')", name="kind"),)
+
+
+class SavedConfig(Base):
+    """A config under a name, for jobs to be created by it. config_body: JSON text without secrets."""
+
+    __tablename__ = "saved_configs"
+
+    organisation: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    algorithm: Mapped[str]
+    description: Mapped[str | None]
+    config_body: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+
+
+class IdempotencyKey(Base):
+    """A request that must not be carried out twice: what it was answered, committed with what it has done.
+
+    body_digest: SHA-256 of what was asked. body: what was answered, sealed, since a secret may be shown in it once.
+    """
+
+    __tablename__ = "idempotency_keys"
+
+    organisation: Mapped[str] = mapped_column(primary_key=True)
+    route: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    body_digest: Mapped[bytes]
+    status: Mapped[int]
+    content_type: Mapped[str]
+    body: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), index=True)
+
+
+class Webhook(Base):
+    """An address that is told of an organisation's events. secret: sealed. event_types: empty for all."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organisation: Mapped[str] = mapped_column(index=True)
+    url: Mapped[str]
+    description: Mapped[str | None]
+    secret: Mapped[str]
+    event_types: Mapped[list[str]]
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+    disabled_at: Mapped[datetime | None]
+
+
+class WebhookDelivery(Base):
+    """A message to a webhook, and what has come of it. id: the message's, the same in every attempt.
+
+    payload: the body as it is signed and sent. next_attempt_at: when it is tried, null once it is over.
+    """
+
+    __tablename__ = "webhook_deliveries"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    job_id: Mapped[str]
+    event_type: Mapped[str]
+    payload: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default="pending")
+    attempts: Mapped[int] = _zero()
+    next_attempt_at: Mapped[datetime | None]
+    response_status: Mapped[int | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = _now()
+    delivered_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("status IN ('pending','delivered','failed')", name="status"),
+        Index("ix_webhook_deliveries_webhook_id_created_at_id", "webhook_id", "created_at", "id"),
+        Index("ix_webhook_deliveries_next_attempt_at", "next_attempt_at", postgresql_where=text("status = 'pending'")),
+    )

@@ -33,14 +33,14 @@ class OptionInvalid(CommandFailed):
 
 
 class RequestRefused(CommandFailed):
-    """The service has refused a request; `detail`, `field` and `problem` are those of its answer."""
+    """The service has refused a request; `detail`, `param` and `problem` (its code) are those of its answer."""
 
     code = "request_refused"
 
-    def __init__(self, answered: int, detail: str, field: str | None, problem: str) -> None:
-        place = f"{field}: " if field and field not in detail else ""
+    def __init__(self, answered: int, detail: str, param: str | None, problem: str) -> None:
+        place = f"{param}: " if param and param not in detail else ""
         super().__init__(f"{place}{detail} ({problem})")
-        self.answered, self.detail, self.field, self.problem = answered, detail, field, problem
+        self.answered, self.detail, self.param, self.problem = answered, detail, param, problem
 
 
 class ServiceUnreachable(CommandFailed):

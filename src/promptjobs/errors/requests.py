@@ -4,14 +4,14 @@ from promptjobs.errors.base import PromptjobsError
 
 
 class InvalidRequest(PromptjobsError):
-    """The request cannot be carried out as it stands; `field` is a dotted path where one is known."""
+    """The request cannot be carried out as it stands; `param` is a dotted path where one is known."""
 
     status = 422
     code = "invalid_request"
 
-    def __init__(self, detail: str, field: str | None = None) -> None:
-        super().__init__(f"{field}: {detail}" if field else detail)
-        self.field = field
+    def __init__(self, detail: str, param: str | None = None) -> None:
+        super().__init__(f"{param}: {detail}" if param else detail)
+        self.param = param
 
 
 class InvalidConfig(InvalidRequest):
@@ -111,6 +111,48 @@ class SnapshotNotFound(NotFound):
     def __init__(self, snapshot_id: str) -> None:
         super().__init__(f"there is no snapshot {snapshot_id!r}")
         self.snapshot_id = snapshot_id
+
+
+class CandidateNotFound(NotFound):
+    code = "candidate_not_found"
+
+    def __init__(self, candidate_id: str) -> None:
+        super().__init__(f"there is no candidate {candidate_id!r}")
+        self.candidate_id = candidate_id
+
+
+class RolloutNotFound(NotFound):
+    code = "rollout_not_found"
+
+    def __init__(self, rollout_id: str) -> None:
+        super().__init__(f"there is no rollout {rollout_id!r}")
+        self.rollout_id = rollout_id
+
+
+class ConfigNotFound(NotFound):
+    """name: of a saved config."""
+
+    code = "config_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no saved config {name!r}")
+        self.name = name
+
+
+class WebhookNotFound(NotFound):
+    code = "webhook_not_found"
+
+    def __init__(self, webhook_id: str) -> None:
+        super().__init__(f"there is no webhook {webhook_id!r}")
+        self.webhook_id = webhook_id
+
+
+class DeliveryNotFound(NotFound):
+    code = "delivery_not_found"
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(f"there is no delivery {delivery_id!r}")
+        self.delivery_id = delivery_id
 
 
 class JobConflict(PromptjobsError):

@@ -1,0 +1,179 @@
+"""Who asks: the organisation whose API key a request carries, or `default` where no key is needed."""
+
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+
+from promptjobs.api.rate_limits import RateLimits
+from promptjobs.db import api_keys
+from promptjobs.db.api_keys import Purpose, StoredKey
+from promptjobs.db.balances import DEFAULT_ORGANISATION
+from promptjobs.db.session import Database
+from promptjobs.db.transactions import writing
+from promptjobs.errors import HostNotAllowed, KeyInvalid, KeyMissing, KeyNotAllowed
+
+KEPT_SECONDS = 5.0
+"""How long a key is trusted, or distrusted, without a look at the database: a revocation takes that long at most."""
+
+MAX_KEPT = 10_000
+
+AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:@/\s]+))(?::\d{1,5})?")
+
+_key_header = APIKeyHeader(name="X-API-Key", scheme_name="ApiKey", auto_error=False, description="An API key.")
+_bearer = HTTPBearer(scheme_name="Bearer", auto_error=False, description="An API key, as a bearer token.")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """key_id is None where the service needs no key."""
+
+    organisation: str
+    key_id: str | None
+
+
+class Access:
+    """Finds out who asks. is_open_without_keys: the service can be reached from this machine only.
+
+    Such a service is open for as long as no key has been made; the first key closes it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        limits: RateLimits,
+        *,
+        is_open_without_keys: bool,
+        allowed_hosts: frozenset[str] = frozenset(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """allowed_hosts: names, beside those of this machine, under which a service without keys may be asked."""
+        self._database, self.limits = database, limits
+        self._is_open_without_keys, self._allowed_hosts, self._clock = is_open_without_keys, allowed_hosts, clock
+        self._known: OrderedDict[bytes, tuple[StoredKey | None, float]] = OrderedDict()
+        self._is_open: tuple[bool, float] = (False, -1.0)
+
+    async def caller(self, request: Request, purpose: Purpose = Purpose.API) -> Caller:
+        """Raises KeyMissing, KeyInvalid, KeyNotAllowed, HostNotAllowed, RateLimited, DatabaseUnavailable."""
+        if await self.is_open():
+            self._check_hosts(request)
+            self.limits.take(DEFAULT_ORGANISATION)
+            return Caller(DEFAULT_ORGANISATION, None)
+        sent = sent_key(request)
+        if sent is None:
+            self._refused(request)
+            raise KeyMissing
+        stored = await self._find(sent)
+        if stored is None:
+            self._refused(request)
+            raise KeyInvalid
+        if stored.purpose is not purpose:
+            raise KeyNotAllowed(stored.purpose)
+        self.limits.take(stored.organisation)
+        return Caller(stored.organisation, stored.id)
+
+    async def is_open(self) -> bool:
+        """Whether requests need no key. Raises DatabaseUnavailable."""
+        if not self._is_open_without_keys:
+            return False
+        is_open, until = self._is_open
+        if self._clock() >= until:
+            async with writing(self._database) as connection:
+                is_open = not await api_keys.are_any(connection)
+            self._is_open = (is_open, self._clock() + KEPT_SECONDS)
+        return is_open
+
+    async def _find(self, sent: str) -> StoredKey | None:
+        if api_keys.SENT_KEY.fullmatch(sent) is None:
+            return None
+        digest = api_keys.digest_of(sent)
+        stored, until = self._known.get(digest, (None, -1.0))
+        if self._clock() < until:
+            return stored
+        async with writing(self._database) as connection:
+            stored = await api_keys.find(connection, digest)
+        self._known[digest] = (stored, self._clock() + KEPT_SECONDS)
+        self._known.move_to_end(digest)
+        if len(self._known) > MAX_KEPT:
+            self._known.popitem(last=False)
+        return stored
+
+    def _refused(self, request: Request) -> None:
+        """Whoever has no key has an address at least."""
+        self.limits.take(f"address {request.client.host if request.client else 'unknown'}")
+
+    def _check_hosts(self, request: Request) -> None:
+        """A page in a browser on this machine must not use the service: neither by its own name for our address (DNS
+        rebinding), nor across origins. Raises HostNotAllowed.
+        """
+        if not self._is_ours(_host_of(request.headers.get("host", ""))):
+            raise HostNotAllowed("Host")
+        origin = request.headers.get("origin")
+        if origin is not None and not self._is_ours(_host_of(origin.partition("://")[2])):
+            raise HostNotAllowed("Origin")
+
+    def _is_ours(self, host: str) -> bool:
+        return is_loopback(host) or host in self._allowed_hosts
+
+
+def sent_key(request: Request) -> str | None:
+    """The key of either header; X-API-Key goes first."""
+    key = request.headers.get("x-api-key")
+    if key:
+        return key.strip()
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    return credentials.strip() if scheme.lower() == "bearer" and credentials.strip() else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the name or address can only mean this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _host_of(authority: str) -> str:
+    """The host of `host:port`, in lower case; "" for what is neither."""
+    found = AUTHORITY.fullmatch(authority.lower())
+    return "" if found is None else found[1] or found[2]
+
+
+async def _caller(
+    request: Request,
+    _key: Annotated[str | None, Security(_key_header)] = None,
+    _token: Annotated[object, Security(_bearer)] = None,
+) -> Caller:
+    access: Access = request.app.state.access
+    found = await access.caller(request)
+    request.state.organisation = found.organisation
+    return found
+
+
+async def _metrics_caller(
+    request: Request,
+    _key: Annotated[str | None, Security(_key_header)] = None,
+    _token: Annotated[object, Security(_bearer)] = None,
+) -> Caller:
+    access: Access = request.app.state.access
+    return await access.caller(request, Purpose.METRICS)
+
+
+async def _organisation(caller: Annotated[Caller, Depends(_caller)]) -> str:
+    return caller.organisation
+
+
+TheCaller = Annotated[Caller, Depends(_caller)]
+TheOrganisation = Annotated[str, Depends(_organisation)]
+
+authenticated = Depends(_caller)
+"""What every router under /api has: a route that does not need to know who asks is closed all the same."""
+
+require_metrics_access = Depends(_metrics_caller)
+"""For /metrics, which tells of all organisations: a key made for it, and no other."""
