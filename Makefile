@@ -27,7 +27,7 @@ LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --n
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev demo demo-mipro serve check format test test-slow chaos bench nightly lock clean
+.PHONY: help install install-dev demo demo-mipro serve check format test test-slow chaos fuzz bench nightly lock clean
 
 help:  ## List the targets
 	@echo 'Usage: make TARGET [ARGS="..."] [PYTHON=python3.12] [VENV=.venv]'
@@ -67,11 +67,14 @@ test-slow: install-dev  ## Run the slow tests
 chaos: install-dev  ## Kill, freeze and starve a whole installation at random for MINUTES, then check what must hold
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
+fuzz: install-dev  ## Let schemathesis try every operation for MINUTES, as two organisations
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
+
 bench: install-dev  ## Run every benchmark, or those in BENCHMARKS="benchmarks/one.py"
 	@test -n "$(BENCHMARKS)" || { echo "benchmarks/ holds nothing to run" >&2; exit 1; }
 	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done
 
-nightly: test-slow chaos bench  ## What is too slow for every commit: slow tests, a soak, the benchmarks
+nightly: test-slow chaos fuzz bench  ## What is too slow for every commit: slow tests, a soak, fuzzing, the benchmarks
 
 lock:  ## Write both constraints files anew (needs uv; ARGS=--upgrade for newer versions)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: pip install uv, or UV=/path/to/uv" >&2; exit 1; }

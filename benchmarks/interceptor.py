@@ -150,6 +150,7 @@ def interceptor(report: Connection, database_url: str, provider_port: int, profi
     from promptjobs.clients.providers import Providers
     from promptjobs.db.ledger import Ledger
     from promptjobs.db.session import Database
+    from promptjobs.db.vault import Vault
     from promptjobs.interceptor.app import Interceptor
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -165,7 +166,7 @@ def interceptor(report: Connection, database_url: str, provider_port: int, profi
         database = Database.open(database_url)
         ledger = Ledger(database.connect)
         keeping = asyncio.create_task(ledger.groups.run())
-        served = Interceptor(database, outgoing, providers, ledger)
+        served = Interceptor(database, outgoing, providers, ledger, vault=Vault(b"k" * 32))
         await served.start()
         await send({"type": "lifespan.startup.complete"})
         report.send(listening.getsockname()[1])

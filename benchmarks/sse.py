@@ -30,6 +30,7 @@ from promptjobs.db.jobs import JobStatus
 from promptjobs.db.migrate import migrate
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import writing
+from promptjobs.db.vault import Vault
 from promptjobs.jobs.service import JobService
 
 PADDING = "x" * 800
@@ -150,7 +151,7 @@ async def with_the_service(url: str, count: int, steady: int, burst: int) -> dic
                 await events.append(connection, job_id, "steady", "one of many", {"padding": PADDING})
         return time.monotonic()
 
-    app = create_app(database=database, service=JobService(database, Providers({}), lambda _: None))
+    app = create_app(database=database, service=JobService(database, Providers({}), lambda _: None, Vault(b"k" * 32)))
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=10))
         running = asyncio.create_task(server.serve(sockets=[listening]))

@@ -102,6 +102,9 @@ def _extend_jobs() -> None:
         postgresql_using="gin",
         postgresql_ops={"labels": "jsonb_path_ops"},
     )
+    has_name = sa.text("config_name IS NOT NULL")
+    columns = ["organisation", "config_name", "created_at", "id"]
+    op.create_index(f"ix_jobs_{'_'.join(columns)}", "jobs", columns, unique=False, postgresql_where=has_name)
     has_parent = sa.text("parent_id IS NOT NULL")
     op.create_index("ix_jobs_parent_id", "jobs", ["parent_id"], unique=False, postgresql_where=has_parent)
 
@@ -162,6 +165,7 @@ def downgrade() -> None:
         op.drop_table(table)
     for index in (
         "ix_jobs_parent_id",
+        "ix_jobs_organisation_config_name_created_at_id",
         "ix_jobs_labels",
         "ix_jobs_organisation_algorithm_created_at_id",
         "ix_jobs_organisation_status_created_at_id",

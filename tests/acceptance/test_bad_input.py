@@ -27,7 +27,7 @@ NOWHERE = "http://127.0.0.1:9"
         ({"policy.provider": "nobody"}, 422, "provider_not_configured", ["nobody"]),
         ({"policy.inference_url": "http://a.example"}, 422, "invalid_config", ["inference_url"]),
         ({"task_app_url": "ftp://a.example"}, 422, "invalid_config", ["task_app_url"]),
-        ({"use_byok": True}, 422, "not_yet_supported", ["use_byok"]),
+        ({"use_byok": True}, 422, "provider_not_configured", ["use_byok", "/api/provider-keys/"]),
         ({"gepa.evaluation.validation_pool": "hard"}, 422, "not_yet_supported", ["validation_pool"]),
         ({"gepa.rollout.budget": 20}, 422, "budget_too_small", ["20", "at least", "are needed"]),
         ({"gepa.rollout.budget": "many"}, 422, "invalid_config", ["budget", "many"]),

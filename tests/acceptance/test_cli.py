@@ -1,6 +1,7 @@
 """The command line as people use it: real processes, a real database, signals, and nothing left behind."""
 
 import asyncio
+import csv
 import json
 import os
 import pty
@@ -21,8 +22,8 @@ import psutil
 import pytest
 
 from promptjobs.cli.processes import child
-from promptjobs.cli.remote import JOBS_PATH
 from promptjobs.db.session import Database
+from promptjobs.sdk.job_requests import JOBS_PATH
 
 pytestmark = pytest.mark.slow
 
@@ -166,8 +167,36 @@ def test_commands_that_are_told_work_in_a_shell(world: World, finished: dict[str
 
 
 def test_jobs_are_listed(world: World, finished: dict[str, Any]):
-    listed = json.loads(run("jobs", "--url", world.url, "--json").stdout)
+    listed = json.loads(run("list", "--url", world.url, "--json").stdout)
     assert finished["job_id"] in [each["job_id"] for each in listed]
+
+
+def test_the_prompt_is_exported_as_it_was_evaluated(world: World, finished: dict[str, Any], tmp_path: Path):
+    export = ("export", finished["job_id"], "--url", world.url)
+    assert json.loads(run(*export).stdout) == finished["best_prompt_messages"]
+    found: dict[str, Any] = {"__name__": "snippet", "OpenAI": None}
+    program = run(*export, "--format", "openai").stdout.replace("from openai import OpenAI\n", "")
+    exec(compile(program, "snippet.py", "exec"), found)  # noqa: S102 - that it runs is what is tested
+    filled = found["messages"]({"message": "{message}"})
+    assert [each["role"] for each in filled] == [each["role"] for each in finished["best_prompt_messages"]]
+    assert found["WILDCARDS"] == ("message",)
+    output = tmp_path / "trials.csv"
+    assert run(*export, "--format", "csv", "--output", str(output)).returncode == 0
+    rows = list(csv.DictReader(output.read_text(encoding="utf-8").splitlines()))
+    assert [int(row["n"]) for row in rows] == list(range(int(rows[0]["n"]), int(rows[0]["n"]) + len(rows)))
+    assert sum(row["is_baseline"] == "true" for row in rows) >= 1
+
+
+def test_prompts_of_a_job_are_compared(world: World, finished: dict[str, Any]):
+    job_id, snapshot = finished["job_id"], finished["best_snapshot_id"]
+    baseline = finished["best_snapshot"]["archive"][0]["candidate_id"]
+    for other, is_same in ((f"{job_id}@{snapshot}", True), (f"{job_id}:{baseline}", False)):
+        compared = run("diff", job_id, other, "--url", world.url, "--json")
+        assert compared.returncode == 0, compared.stderr
+        if is_same:
+            assert json.loads(compared.stdout)["is_same"]
+    piped = run("diff", job_id, f"{job_id}:{baseline}", "--url", world.url).stdout
+    assert piped == "the prompts are the same\n" or piped.startswith(f"--- {job_id}\n+++ {job_id}:{baseline}\n")
 
 
 def test_bar_is_drawn_on_a_terminal(world: World, finished: dict[str, Any]):
@@ -207,7 +236,7 @@ def test_unknown_job_is_refused(world: World):
 
 
 def test_no_server_has_its_own_exit_code():
-    missing = run("jobs", "--url", "http://127.0.0.1:9")
+    missing = run("list", "--url", "http://127.0.0.1:9")
     assert (missing.returncode, missing.stdout) == (3, "")
     assert missing.stderr.count("\n") == 1
 

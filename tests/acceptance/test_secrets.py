@@ -77,12 +77,14 @@ async def test_no_secret_is_shown_stored_or_logged(
         assert KEY[:9] not in text
 
 
-async def test_the_task_app_key_is_forgotten_when_the_job_is_over(api: Api, ports, stored: Database):
+async def test_the_task_app_key_is_sealed_and_forgotten_when_the_job_is_over(api: Api, ports, stored: Database):
     job_id = await api.submit(config(ports.closed_url, {"task_app_api_key": KEY}), auto_start=False)
     connection = await stored.connect()
     try:
         query = "SELECT task_app_key FROM jobs WHERE id = $1"
-        assert await connection.fetchval(query, job_id) == KEY
+        stored_key = await connection.fetchval(query, job_id)
+        assert stored_key.startswith("v1.")
+        assert KEY not in stored_key
         await api.http.post(f"{JOBS}/{job_id}/start")
         await api.ended(job_id)
         assert await connection.fetchval(query, job_id) is None

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from promptjobs.cli.remote import JOBS_PATH
+from promptjobs.sdk.job_requests import JOBS_PATH
 
 URL = "http://service.test:8700"
 JOB = "pl_5b0f7c1e9d8a4b6f8c2d3e4f5a6b7c8d"
@@ -19,6 +19,11 @@ def event(seq: int, message: str = "a message", **data: Any) -> dict[str, Any]:
         "data": data,
         "created_at": "2026-05-04T09:30:00.123456+00:00",
     }
+
+
+def ending(seq: int, outcome: str = "complete") -> dict[str, Any]:
+    """The job's last event."""
+    return event(seq, "the job is over") | {"type": f"prompt.learning.gepa.{outcome}"}
 
 
 def stream(*events: dict[str, Any]) -> bytes:

@@ -25,9 +25,11 @@ from promptjobs.core.prompt import PromptTemplate, Section
 from promptjobs.db.calls import CallRecord, calls_of
 from promptjobs.db.ledger import Ledger, Spending, read_spending
 from promptjobs.db.session import Database
+from promptjobs.db.vault import Vault
 from promptjobs.interceptor.app import Interceptor
 from tests.fakes.ledgers import running_ledger
 
+VAULT = Vault(b"k" * 32)
 PROVIDER_KEY = "sk-test-0123456789abcdef0123456789abcdef"
 BASELINE = PromptTemplate((Section("system", "system", "Answer {topic} questions.", 0),), {"topic": True})
 CANDIDATE = PromptTemplate((Section("system", "system", "You know all of {topic}. Be brief.", 0),), {"topic": True})
@@ -310,7 +312,7 @@ async def running_world(
             }
         )
         ledger = await stack.enter_async_context(running_ledger(database.connect))
-        interceptor = Interceptor(database, outgoing, providers, ledger, clock=clock, **options)
+        interceptor = Interceptor(database, outgoing, providers, ledger, vault=VAULT, clock=clock, **options)
         await interceptor.start()
         stack.push_async_callback(interceptor.stop)
         url = await stack.enter_async_context(served(interceptor))

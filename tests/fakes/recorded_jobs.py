@@ -26,21 +26,25 @@ from promptjobs.core.optimizers import check_budget
 from promptjobs.core.prompt import Message, PromptTemplate, Section
 from promptjobs.core.trial import Phase, Trial
 from promptjobs.db import events
+from promptjobs.db.balances import DEFAULT_ORGANISATION
 from promptjobs.db.journal import AnswerRecord, Group, TurnRecord, body_text, write_group
 from promptjobs.db.leases import claim_next
 from promptjobs.db.models import Artifact, Job, Snapshot
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import writing
+from promptjobs.db.vault import Vault
 from promptjobs.jobs.service import JobRequest, JobService
 from tests.fakes.config_bodies import PROMPT, body
 
+VAULT = Vault(b"k" * 32)
 PROVIDER_KEY = "test-provider-key"
 TASK_APP_KEY = "test-task-app-key"
 BUDGET = 400
 
 
 def job_service(database: Database) -> JobService:
-    return JobService(database, Providers({"groq": ("http://127.0.0.1:9/v1", SecretStr(PROVIDER_KEY))}), check_budget)
+    providers = Providers({"groq": ("http://127.0.0.1:9/v1", SecretStr(PROVIDER_KEY))})
+    return JobService(database, providers, check_budget, VAULT)
 
 
 def post_body(**changes: Any) -> dict[str, Any]:
@@ -51,9 +55,9 @@ def post_body(**changes: Any) -> dict[str, Any]:
     return {"algorithm": "gepa", "config_body": config_body, "overrides": overrides} | changes
 
 
-async def created_job(database: Database, **changes: Any) -> str:
+async def created_job(database: Database, organisation: str = DEFAULT_ORGANISATION, **changes: Any) -> str:
     request = JobRequest(**{"unknown": (), **post_body(**changes)})
-    return (await job_service(database).create(request)).id
+    return (await job_service(database).create(request, organisation)).id
 
 
 def prompt(text: str) -> PromptTemplate:
@@ -73,6 +77,7 @@ def progress(best_score: float | None, best_candidate_id: str | None, generation
         "rollouts_total": BUDGET,
         "best_score": best_score,
         "best_candidate_id": best_candidate_id,
+        "front": [] if best_candidate_id is None else [best_candidate_id],
         "generation": generation,
     }
     return ProgressFact(data)

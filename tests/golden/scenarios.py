@@ -118,6 +118,15 @@ LARGE = {
 }
 """Room for several lanes of a race."""
 
+
+def warm(rule: str, shown: int = 0) -> Mapping[str, Any]:
+    """A prompt of another job, with so many worked examples."""
+    pairs = [(("user", f"Query: other question {n}"), ("assistant", f"label {n}")) for n in range(shown)]
+    examples = [{"role": role, "content": text, "is_example": True} for pair in pairs for role, text in pair]
+    own = [{"role": "system", "content": f"{SYSTEM}\n* {rule}"}, {"role": "user", "content": "Query: {query}"}]
+    return {"messages": [own[0], *examples, own[1]]}
+
+
 ONE_TRIAL = {"mipro.max_parallel_trials": 1}
 HIGH = {"mipro.parallel_risk": "HIGH"}
 EXAMPLES = {"mipro.max_demo_slots": 2, "mipro.demo_format": "text", "mipro.generate_at_iterations": [1]}
@@ -136,6 +145,12 @@ SCENARIOS = (
         budget=520,
     ),
     Scenario("probes", {**TRAIN, **FOUR_LANES}, has_prompt=False, order=4),
+    Scenario(
+        "race_warm_start",
+        {**LARGE, **FOUR_LANES, "warm_start.prompts": [warm("be brief"), warm("be exact"), warm("be kind")]},
+        order=8,
+        budget=330,
+    ),
     Scenario("deadline", {**LARGE, **FOUR_LANES}, order=5, stop_at=50, budget=600),
     Scenario("failures", {**TRAIN, **FOUR_LANES}, order=6, failing=0.08, budget=110),
     Scenario("mipro_one_lane_fixed", {**ONE_TRIAL, "mipro.turn_order": "fixed"}, algorithm="mipro", budget=120),
@@ -143,6 +158,13 @@ SCENARIOS = (
     Scenario("mipro_stages", HIGH, algorithm="mipro", order=3, budget=120, stages=STAGES),
     Scenario("mipro_examples", {**EXAMPLES, **HIGH}, algorithm="mipro", order=4, budget=120),
     Scenario("mipro_probes", {**HIGH, "mipro.proposer_mode": "dspy"}, algorithm="mipro", has_prompt=False, order=5),
+    Scenario(
+        "mipro_warm_start",
+        {**HIGH, "warm_start.prompts": [warm("be brief", shown=2), warm("be exact")]},
+        algorithm="mipro",
+        order=8,
+        budget=140,
+    ),
     Scenario("mipro_deadline", HIGH, algorithm="mipro", order=6, budget=140, stop_at=20),
     Scenario("mipro_failures", {**HIGH, "mipro.rng_seed": 5}, algorithm="mipro", order=7, budget=120, failing=0.12),
 )

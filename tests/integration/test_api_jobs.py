@@ -23,6 +23,7 @@ from tests.fakes.recorded_jobs import (
     PAYLOAD,
     PROVIDER_KEY,
     TASK_APP_KEY,
+    VAULT,
     created_job,
     job_service,
     post_body,
@@ -108,7 +109,8 @@ async def test_the_config_is_shown_as_sent_and_as_it_runs(client: httpx.AsyncCli
         ({"algorithm": "mipro"}, 422, "mipro_configuration_error", "algorithm"),
         ({"algorithm": None}, 422, "invalid_request", "algorithm"),
         ({"config_body": []}, 422, "invalid_request", "config_body"),
-        ({"config_name": "mine"}, 422, "not_yet_supported", "config_name"),
+        ({"config_name": "mine"}, 422, "invalid_request", "config_name"),
+        ({"config_body": None}, 422, "invalid_request", "config_body"),
         ({"auto_start": "no"}, 422, "invalid_request", "auto_start"),
         ({"metadata": {"note": "x" * 70_000}}, 422, "invalid_request", "metadata"),
         ({"overrides": {"prompt_learning.policy.provider": "nobody"}}, 422, "provider_not_configured", "nobody"),
@@ -249,7 +251,7 @@ class BrokenService(JobService):
 
 
 async def test_a_defect_tells_the_client_nothing(database: Database) -> None:
-    broken = BrokenService(database, Providers({}), lambda _: None)
+    broken = BrokenService(database, Providers({}), lambda _: None, VAULT)
     transport = httpx.ASGITransport(create_app(database=database, service=broken), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         answer = await client.get(f"{JOBS_PATH}/{await created_job(database)}")
@@ -441,27 +443,17 @@ def without_nulls(value: Any) -> Any:
     return {name: without_nulls(inner) for name, inner in value.items() if inner is not None}
 
 
-async def test_the_description_is_complete(client: httpx.AsyncClient) -> None:
-    described = (await client.get("/openapi.json")).json()
-    operations = {
-        (path, method): operation
-        for path, methods in described["paths"].items()
-        for method, operation in methods.items()
-    }
-    assert len(operations) == 22
-    assert all(operation["summary"] and operation["description"] for operation in operations.values())
-    create = operations[JOBS_PATH, "post"]["requestBody"]["content"]["application/json"]["schema"]
-    [example] = create["examples"]
+async def test_the_examples_of_the_description_are_what_is_accepted_and_answered(client: httpx.AsyncClient) -> None:
+    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    [example] = schemas["CreateJob"]["examples"]
     accepted = await client.post(JOBS_PATH, json=example)
-    assert accepted.status_code == 200
+    assert accepted.status_code == 200, accepted.text
     assert accepted.json()["warnings"] == []
-    [shown] = described["components"]["schemas"]["JobObject"]["examples"]
     JobObject.model_validate_json(json.dumps(EXAMPLE_JOB))
-    assert shown == without_nulls(EXAMPLE_JOB)
-    [example] = described["components"]["schemas"]["Problem"]["examples"]
+    assert schemas["JobObject"]["examples"] == [EXAMPLE_JOB]
+    [example] = schemas["Problem"]["examples"]
     answer = (await client.get(f"{JOBS_PATH}/{example['job_id']}")).json()
     assert example == {**answer, "request_id": example["request_id"]}
-    assert (await client.get("/docs")).status_code == 200
 
 
 async def test_a_job_of_a_newer_version_is_shown_and_hides_no_other(

@@ -227,7 +227,7 @@ async def test_an_estimate_is_given_with_an_empty_balance(client: httpx.AsyncCli
     [
         (post_body(algorithm="annealing"), "invalid_config"),
         (post_body(algorithm=None), "invalid_request"),
-        (post_body(config_name="mine"), "not_yet_supported"),
+        (post_body(config_name="mine"), "invalid_request"),
         (post_body(metadata={"note": "x" * 70_000}), "invalid_request"),
         (post_body(overrides={"prompt_learning.gepa.rollout.budget": 3}), "budget_too_small"),
         (post_body(overrides={"prompt_learning.policy.provider": "nobody"}), "provider_not_configured"),

@@ -7,9 +7,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from promptjobs.api.app import JOBS_PATH, create_app
+from promptjobs.api.candidate_schemas import CandidateObject
 from promptjobs.api.schemas import (
     ArtifactList,
-    CandidateObject,
     EventList,
     LearningCurve,
     MetricList,

@@ -234,15 +234,19 @@ async def test_an_unknown_job_is_not_found_by_any_command(database: Database) ->
 # --- deletion --------------------------------------------------------------------------------------------------------
 
 
+OUTLIVING = frozenset({"holds", "webhook_deliveries"})
+"""Tables whose rows of a job stay when it is deleted."""
+
+
 async def rows(database: Database, job_id: str) -> dict[str, int]:
-    """How many rows of the job each table has."""
+    """How many rows of the job each table has that loses them with it."""
     connection = await database.connect()
     try:
-        named = {t.name: "job_id" if "job_id" in t.c else "id" for t in Base.metadata.tables.values()}
+        named = {"jobs": "id"} | {t.name: "job_id" for t in Base.metadata.tables.values() if "job_id" in t.c}
         return {
             table: await connection.fetchval(f"SELECT count(*) FROM {table} WHERE {column} = $1", job_id)
             for table, column in named.items()
-            if table not in ("balances", "holds")
+            if table not in OUTLIVING
         }
     finally:
         await connection.close()

@@ -10,10 +10,11 @@ from sqlalchemy import text
 from promptjobs.db import events, jobs
 from promptjobs.db.jobs import JobFilter, JobStatus
 from promptjobs.db.leases import claim_next, park
+from promptjobs.db.secrets import open_task_app_key
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import reading, writing
 from promptjobs.errors import DatabaseUnavailable, InvalidRequest, JobConflict, JobNotFound
-from tests.fakes.recorded_jobs import TASK_APP_KEY, created_job, job_service, publish, running_job, searched_job
+from tests.fakes.recorded_jobs import TASK_APP_KEY, VAULT, created_job, job_service, publish, running_job, searched_job
 
 UNKNOWN = "pl_" + "0" * 32
 
@@ -43,7 +44,11 @@ async def test_creation_stores_the_job_and_its_first_event_and_notifies(database
     async with reading(database) as connection:
         row = await jobs.read(connection, job_id)
         key = (await connection.execute(text("SELECT task_app_key FROM jobs"))).scalar_one()
-    assert (row.status, row.last_seq, key) == (JobStatus.QUEUED, 1, TASK_APP_KEY)
+    assert (row.status, row.last_seq) == (JobStatus.QUEUED, 1)
+    opened = open_task_app_key(VAULT, key, job_id)
+    assert opened is not None
+    assert TASK_APP_KEY not in key
+    assert opened.get_secret_value() == TASK_APP_KEY
 
 
 async def test_concurrent_writers_number_events_without_a_gap(database: Database) -> None:
@@ -78,12 +83,12 @@ async def test_an_event_of_a_transaction_that_fails_takes_no_number(database: Da
 async def test_a_page_behind_a_cursor_is_the_same_while_jobs_are_added(database: Database) -> None:
     made = [await created_job(database) for _ in range(5)]
     async with reading(database) as connection:
-        first = [row.id for row in await jobs.read_page(connection, JobFilter(limit=2))]
-        before = [row.id for row in await jobs.read_page(connection, JobFilter(limit=2, after=first[-1]))]
+        first = [row.id for row in await jobs.read_page(connection, JobFilter("default", limit=2))]
+        before = [row.id for row in await jobs.read_page(connection, JobFilter("default", limit=2, after=first[-1]))]
     newer = await created_job(database)
     async with reading(database) as connection:
-        after = [row.id for row in await jobs.read_page(connection, JobFilter(limit=2, after=first[-1]))]
-        newest = [row.id for row in await jobs.read_page(connection, JobFilter(limit=1))]
+        after = [row.id for row in await jobs.read_page(connection, JobFilter("default", limit=2, after=first[-1]))]
+        newest = [row.id for row in await jobs.read_page(connection, JobFilter("default", limit=1))]
     assert first + before == made[:0:-1]
     assert (after, newest) == (before, [newer])
 
@@ -95,7 +100,7 @@ async def test_a_page_is_filtered_by_status_algorithm_and_time(database: Databas
         since = (await jobs.read(connection, queued)).created_at
 
         async def ids(**wanted: object) -> list[str]:
-            return [row.id for row in await jobs.read_page(connection, JobFilter(limit=9, **wanted))]  # type: ignore[arg-type]
+            return [row.id for row in await jobs.read_page(connection, JobFilter("default", limit=9, **wanted))]  # type: ignore[arg-type]
 
         assert await ids(status=JobStatus.RUNNING) == [running.job_id]
         assert await ids(algorithm="mipro") == []
@@ -103,6 +108,18 @@ async def test_a_page_is_filtered_by_status_algorithm_and_time(database: Databas
         assert await ids(offset=1) == [running.job_id]
         with pytest.raises(InvalidRequest, match="there is no job"):
             await ids(after=UNKNOWN)
+
+
+async def test_a_page_is_of_one_organisation_and_so_is_its_cursor(database: Database) -> None:
+    ours, theirs = await created_job(database), await created_job(database, organisation="other")
+    async with reading(database) as connection:
+
+        async def ids(organisation: str, after: str | None = None) -> list[str]:
+            return [row.id for row in await jobs.read_page(connection, JobFilter(organisation, 9, after))]
+
+        assert (await ids("default"), await ids("other"), await ids("nobody")) == ([ours], [theirs], [])
+        with pytest.raises(InvalidRequest, match="there is no job"):
+            await ids("default", after=theirs)
 
 
 @pytest.mark.parametrize("auto_start", [True, False])

@@ -4,6 +4,7 @@ import pytest
 
 from promptjobs.core.trial import Phase
 from promptjobs.db import results
+from promptjobs.db.candidates import read_by_ids
 from promptjobs.db.results import Page, RolloutFilter
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import reading
@@ -69,8 +70,8 @@ async def test_the_curve_is_the_baseline_and_each_new_best_with_its_prompt(datab
     job = await searched_job(database)
     async with reading(database) as connection:
         curve = await results.read_curve(connection, job.job_id)
-        candidates = await results.read_candidates(connection, job.job_id, Page(10))
-    assert [event.candidate for event in curve] == [each.candidate for each in candidates]
+        candidates = await read_by_ids(connection, job.job_id, ["c_0", "c_1"])
+    assert [event.candidate for event in curve] == [candidates["c_0"], candidates["c_1"]]
     assert [event.type for event in curve] == ["prompt.learning.gepa.baseline", "prompt.learning.gepa.new_best"]
 
 
@@ -82,5 +83,5 @@ async def test_a_snapshot_belongs_to_its_job(database: Database) -> None:
         with pytest.raises(SnapshotNotFound):
             await results.read_snapshot(connection, other.job_id, snapshot_id)
         [listed] = await results.read_snapshots(connection, one.job_id, 10)
-        [artifact] = await results.read_artifacts(connection, one.job_id)
+        [artifact] = await results.read_artifacts(connection, one.job_id, 10)
     assert (listed.id, listed.payload, artifact.snapshot_id) == (snapshot_id, None, snapshot_id)

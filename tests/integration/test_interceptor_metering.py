@@ -21,6 +21,7 @@ from tests.fakes.interceptor_world import (
     DONE,
     MESSAGES,
     STREAM,
+    VAULT,
     World,
     completes,
     make_job,
@@ -121,7 +122,7 @@ async def test_interceptor_does_not_start_without_the_database(database: Databas
     async with running_world(database, patience_seconds=0.1) as world:
         await world.shut_database()
         async with Outgoing() as outgoing:
-            other = Interceptor(database, outgoing, Providers({}), world.ledger, patience_seconds=0.1)
+            other = Interceptor(database, outgoing, Providers({}), world.ledger, vault=VAULT, patience_seconds=0.1)
             with pytest.raises(DatabaseUnavailable):
                 await other.start()
         await world.open_database()

@@ -20,7 +20,7 @@ from promptjobs.db.transactions import writing
 from tests.fakes.recorded_jobs import RunningJob, job_service, publish, running_job
 from tests.fakes.served import Received, Served, receive, served
 
-QUICK = StreamTiming(terminal_delay=0.05)
+QUICK = StreamTiming(terminal_delay=0.05, read_seconds=0.0)
 NEVER = 3600.0
 
 Serve = Callable[..., AbstractAsyncContextManager[Served]]
@@ -243,6 +243,7 @@ async def test_a_lost_connection_is_opened_again(
             f"WHERE datname = current_database() AND pid <> pg_backend_pid() AND {victims}"
         )
         await connection.close()
+        await database.engine.dispose()  # our own connections were among them
         await append_silently(database, job)
         assert (await anext(stream)).event["seq"] == 2
         await write(job, 1)
@@ -250,7 +251,7 @@ async def test_a_lost_connection_is_opened_again(
 
 
 async def test_a_reader_who_takes_nothing_is_disconnected_and_holds_up_nobody(serve: Serve, job: RunningJob) -> None:
-    async with serve(StreamTiming(stall=0.3, terminal_delay=0.0)) as here:
+    async with serve(StreamTiming(stall=0.3, terminal_delay=0.0, read_seconds=0.0)) as here:
         narrow = socket.socket()
         narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         narrow.connect(("127.0.0.1", here.port))

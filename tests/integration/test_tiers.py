@@ -237,7 +237,7 @@ SECTIONS = {
 async def test_a_job_that_would_call_a_provider_without_a_key_is_refused(database: Database, section: str) -> None:
     changed = body({section: SECTIONS[section], "initial_prompt": PROMPT})
     with pytest.raises(ProviderNotConfigured, match="openai"):
-        await job_service(database).create(JobRequest("gepa", changed))
+        await job_service(database).create(JobRequest("gepa", changed), "default")
 
 
 # --- the judge -------------------------------------------------------------------------------------------------------

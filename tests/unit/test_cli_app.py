@@ -7,21 +7,22 @@ from typing import Any
 import httpx
 import pytest
 import respx
-from tests.fakes.event_streams import JOB, STREAM, URL, event, stream
+from tests.fakes.event_streams import JOB, STREAM, URL, ending, event, stream
 from tests.fakes.shown_jobs import MESSAGES, job
 from typer.testing import CliRunner, Result
 
 from promptjobs.cli.app import app
 from promptjobs.cli.exits import EXIT_CODES, Exit
-from promptjobs.cli.remote import JOBS_PATH
+from promptjobs.sdk.job_requests import JOBS_PATH
 
 COMMANDS = (
     *("serve", "worker", "migrate", "demo", "balance"),
-    *("run", "watch", "show", "estimate", "start", "pause", "resume", "cancel", "delete", "jobs"),
+    *("run", "watch", "show", "estimate", "start", "pause", "resume", "cancel", "delete", "list"),
+    *("diff", "export"),
 )
 JOB_URL = f"{URL}{JOBS_PATH}/{JOB}"
 TIME = "2026-05-04T09:30:00+00:00"
-EVENTS = [event(1, "one"), event(2, "two\u2028lines", deep={"a": [1]})]
+EVENTS = [event(1, "one"), event(2, "two\u2028lines", deep={"a": [1]}), ending(3)]
 
 
 def call(*arguments: str) -> Result:
@@ -95,7 +96,7 @@ def test_showing_a_failed_job_is_a_success(service: respx.MockRouter):
 def test_show_list_and_cancel_have_a_json_form_of_one_line(service: respx.MockRouter):
     for arguments, expected in [
         (["show", JOB], job()),
-        (["jobs"], [job()]),
+        (["list"], [job()]),
         (["cancel", JOB, "--reason", "enough"], job(status="running", cancel_requested_at=TIME)),
     ]:
         result = call(*arguments, "--url", URL, "--json")
@@ -162,7 +163,7 @@ REFUSAL = httpx.Response(422, json={"code": "invalid_config", "detail": "is requ
     ],
 )
 def test_failure_is_one_line_on_stderr(service: respx.MockRouter, config: str, answer: Any, code: int, told: str):
-    service.post(f"{URL}{JOBS_PATH}").mock(side_effect=[answer])
+    service.post(f"{URL}{JOBS_PATH}").mock(side_effect=[answer] * 3)
     result = call("run", config, "--url", URL, "--json")
     assert (result.exit_code, result.stdout) == (code, "")
     assert told in result.stderr
@@ -188,7 +189,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(service: respx.
         ["unknown"],
         ["run"],
         ["run", "/none.toml"],
-        ["jobs", "--limit", "0"],
+        ["list", "--limit", "0"],
         ["show", JOB, "--url", "nowhere"],
         ["serve", "--port", "70000"],
         ["serve", "--log-level", "loud"],

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from promptjobs.cli.config_file import algorithm_of
 from promptjobs.cli.demo_job import SMALL_BELOW, DemoOptions, calls_planned, demo_config, overrides_of
 from promptjobs.core.config import GepaJobConfig, JobConfig, MiproJobConfig, resolve
 from promptjobs.core.optimizers import check_budget
 from promptjobs.demo.dataset import load_dataset
 from promptjobs.demo.programs import TRIAGE_ENV, triage_program
 from promptjobs.errors import BudgetTooSmall, OptionInvalid
+from promptjobs.sdk.config_files import algorithm_of
 
 TASK_APP = "http://127.0.0.1:8001"
 OPENAI = {"provider": "openai", "model": "gpt-4o-mini"}

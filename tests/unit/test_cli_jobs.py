@@ -9,14 +9,14 @@ import httpx
 import pytest
 import respx
 from rich.console import Console
-from tests.fakes.event_streams import JOB, STREAM, URL, event, stream
+from tests.fakes.event_streams import JOB, STREAM, URL, ending, event, stream
 from tests.fakes.shown_jobs import job
 from typer.testing import CliRunner, Result
 
 from promptjobs.api.job_schemas import EstimateObject
 from promptjobs.cli.app import app
 from promptjobs.cli.estimate import print_estimate
-from promptjobs.cli.remote import JOBS_PATH
+from promptjobs.sdk.job_requests import JOBS_PATH
 
 JOB_URL = f"{URL}{JOBS_PATH}/{JOB}"
 TIME = "2026-05-04T09:30:00+00:00"
@@ -162,7 +162,7 @@ def test_a_paused_job_is_said_to_be_so_and_waited_for(service: respx.MockRouter)
         event(seq, message) | {"type": f"prompt.learning.{kind}"}
         for seq, (kind, message) in enumerate(zip(kinds, messages, strict=True), 1)
     ]
-    service.get(STREAM).respond(content=stream(*events))
+    service.get(STREAM).respond(content=stream(*events, ending(4)))
     service.get(JOB_URL).respond(json=job())
     result = call("watch", JOB, "--url", URL)
     assert result.exit_code == 0

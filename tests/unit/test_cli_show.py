@@ -13,9 +13,10 @@ from tests.fakes.event_streams import JOB, event
 from tests.fakes.shown_jobs import MESSAGES, MODULES, SPEND, STATS, estimate, job, measured, mipro_job
 
 from promptjobs.cli.display import Bar, Lines
-from promptjobs.cli.remote import DEFAULT_URL, Event
 from promptjobs.cli.show import counters, jobs_table, print_job, print_more
 from promptjobs.cli.text import cost, duration, one_line, readable_json
+from promptjobs.sdk.addresses import DEFAULT_URL
+from promptjobs.sdk.events import Event
 
 
 def with_snapshot(**changes: Any) -> dict[str, Any]:
@@ -197,8 +198,8 @@ def parsed(seq: int, **changes: Any) -> Event:
 def test_lines_are_sparing_with_progress_but_tell_every_new_phase():
     out, clock = Console(file=io.StringIO(), width=200), iter([0.0, 1.0, 2.9, 3.1, 3.2, 3.3])
     lines = Lines(out, lambda: next(clock))
-    for seq in range(5):
-        lines.show(parsed(seq, data=PROGRESS | {"rollouts_completed": seq}))
+    for done in range(5):
+        lines.show(parsed(done + 1, data=PROGRESS | {"rollouts_completed": done}))
     lines.show(parsed(9, data=PROGRESS | {"phase": "validation"}))
     found = [line.strip().partition(" rollouts")[0] for line in out.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     assert found == ["optimization: 0/1000", "optimization: 3/1000", "validation: 240/1000"]
@@ -231,7 +232,7 @@ def test_proposals_are_told_as_a_batch_when_it_is_over():
     lines = Lines(out)
     kinds = [("mipro.instruction.proposed", "plan"), ("mipro.instruction.proposed", "solve")] * 2
     refused = ("prompt.learning.proposal.refused", "solve")
-    for seq, (kind, stage) in enumerate([*kinds, refused, refused, ("mipro.instruction.proposed", "plan")]):
+    for seq, (kind, stage) in enumerate([*kinds, refused, refused, ("mipro.instruction.proposed", "plan")], 1):
         lines.show(parsed(seq, type=kind, level="warning", message="a proposal is refused", data={"stage_id": stage}))
     assert out.file.getvalue() == ""  # type: ignore[attr-defined]
     lines.show(parsed(8, type="mipro.trial.started"))

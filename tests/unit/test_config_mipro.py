@@ -227,7 +227,7 @@ def test_field_is_carried_by_the_resolved_config(path: str, sent: Any, name: str
 
 
 def test_every_field_of_the_resolved_config_is_tested() -> None:
-    elsewhere = {"meta_model", "adaptive_pool", "verifier", "proxy_models", "modules", "stages", "edges"}
+    elsewhere = {"meta_model", "adaptive_pool", "verifier", "proxy_models", "modules", "stages", "edges", "warm_start"}
     assert set(MiproConfig.model_fields) - elsewhere == {name for _, _, name, _ in ARRIVES} | {"is_budget_given"}
     assert set(TAKEN) <= set(MiproConfig.model_fields)
 

@@ -1,5 +1,6 @@
 """The image and the compose file say what we mean, as far as that can be told without a container engine."""
 
+import base64
 import json
 import re
 import tomllib
@@ -13,7 +14,10 @@ from urllib.parse import urlsplit
 import jsonschema
 import pytest
 import yaml
+from pydantic import SecretStr
 
+from promptjobs.db.api_keys import SENT_KEY
+from promptjobs.db.vault import Vault
 from promptjobs.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -258,7 +262,12 @@ def interpolate(value: Any, environment: dict[str, str]) -> Any:
 
 
 WRITTEN: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVICES: dict[str, dict[str, Any]] = interpolate(WRITTEN, {"POSTGRES_PASSWORD": "s3cret"})["services"]
+REQUIRED = {
+    "POSTGRES_PASSWORD": "s3cret",
+    "PROMPTJOBS_SECRET_KEY": base64.b64encode(bytes(32)).decode(),
+    "PROMPTJOBS_INITIAL_API_KEY": "pj_" + "k" * 40,
+}
+SERVICES: dict[str, dict[str, Any]] = interpolate(WRITTEN, REQUIRED)["services"]
 OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("promptjobs")}
 
 
@@ -275,9 +284,16 @@ def test_compose_has_a_database_its_migration_two_api_replicas_and_two_workers()
     assert "--no-worker" in SERVICES["api"]["command"]
 
 
-def test_compose_refuses_to_start_without_a_database_password():
-    with pytest.raises(LookupError, match="POSTGRES_PASSWORD"):
-        interpolate(WRITTEN["services"], {})
+@pytest.mark.parametrize("name", REQUIRED)
+def test_compose_refuses_to_start_without_its_secrets(name: str):
+    with pytest.raises(LookupError, match=name):
+        interpolate(WRITTEN["services"], {other: value for other, value in REQUIRED.items() if other != name})
+
+
+def test_the_secrets_that_compose_asks_for_are_such_as_the_service_takes():
+    environment = OURS["api"]["environment"]
+    Vault.open(SecretStr(environment["PROMPTJOBS_SECRET_KEY"]), Path("/nowhere"))
+    assert SENT_KEY.fullmatch(environment["PROMPTJOBS_INITIAL_API_KEY"])
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -314,7 +314,7 @@ def test_the_events_carry_the_texts_that_clients_read(acceptance: str) -> None:
     top = run.events("top.prompt.content")
     assert [event.data["rank"] for event in top] == [1, 2, 3, 4]
     assert top[0].data["template"] == best.to_json()
-    assert top[0].data["full_text"] == f"[system]\n{text}\n\n[user]\nQuery: {{query}}"
+    assert top[0].data["full_text"] == f"[system | system_0]\n{text}\n\n[user | user_1]\nQuery: {{query}}"
     assert top[0].data["val_accuracy"] == pytest.approx(result.best_score)
     estimate = result.archive[0].score
     assert top[0].data["train_accuracy"] == pytest.approx(estimate)

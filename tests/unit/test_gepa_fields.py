@@ -26,9 +26,10 @@ from tests.fakes.gepa_choices import (
     small_job,
 )
 from tests.fakes.gepa_runs import fraction
+from tests.fakes.warm_prompts import warm_prompt
 
 from promptjobs.core.asks import CallBody, Completion, FailureReason, Tier
-from promptjobs.core.config import GepaConfig, GepaJobConfig, GuardsConfig
+from promptjobs.core.config import GepaConfig, GepaJobConfig, GuardsConfig, WarmStartConfig
 from promptjobs.core.config_sections import (
     AdaptiveBatchConfig,
     AdaptivePoolConfig,
@@ -190,6 +191,7 @@ def foretold() -> LinesWorld:
     return LinesWorld(easy_to_foretell, going_on, lo=lambda text, seed: easy_to_foretell(text, seed) / 2)
 
 
+WARM = WarmStartConfig(prompts=(warm_prompt(f"{START} good"), warm_prompt(f"{START} good good")))
 POOL = AdaptivePoolConfig(
     level="HIGH",
     anchor_size=0,
@@ -491,6 +493,9 @@ CASES: dict[str, list[Case]] = {
     "proxy_models": [
         Alone((None, STAND_IN), lambda run: len(run.asked(Tier.LO)) > 0, (False, True), foretold, common)
         for common in ({}, FULL)
+    ],
+    "warm_start": [
+        Alone((None, WARM), lambda run: run.operators("warm_start"), (0, 2), common=common) for common in ({}, FULL)
     ],
 }
 

@@ -2,22 +2,41 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from promptjobs.api import events, health, jobs, problems, results, schemas
+from promptjobs.api import (
+    candidates,
+    configs,
+    contract,
+    docs_page,
+    events,
+    health,
+    jobs,
+    openapi,
+    problems,
+    prometheus,
+    report,
+    results,
+    secrets,
+    traces,
+    webhooks,
+)
+from promptjobs.api.access_log import AccessLog
 from promptjobs.api.auth import Access, authenticated
+from promptjobs.api.caching import compressed
 from promptjobs.api.middleware import RequestIds
 from promptjobs.api.parameters import Owners
 from promptjobs.api.rate_limits import RateLimits
 from promptjobs.api.sse import EventHub, StreamTiming
+from promptjobs.clients.http import Outgoing
 from promptjobs.db.session import Database
-from promptjobs.db.vault import Vault
 from promptjobs.jobs.service import JobService
+from promptjobs.jobs.webhooks import WebhookCourier
 
-JOBS_PATH = "/api/prompt-learning/online/jobs"
+ROOT_PATH = "/api/prompt-learning"
+JOBS_PATH = f"{ROOT_PATH}/online/jobs"
 INTERCEPTOR_PATH = "/interceptor/"
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -28,7 +47,7 @@ class Service:
 
     def __init__(self, api: FastAPI, interceptor: ASGIApp | None) -> None:
         self.api = api
-        self._named = RequestIds(api)
+        self._named = RequestIds(AccessLog(compressed(api)))
         self._interceptor = interceptor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,12 +61,13 @@ def create_app(
     database: Database,
     service: JobService,
     interceptor: ASGIApp | None = None,
-    vault: Vault | None = None,
     access: Access | None = None,
+    courier: WebhookCourier | None = None,
     lifespan: Lifespan | None = None,
     timing: StreamTiming | None = None,
 ) -> Service:
     """The whole service as one ASGI app. access: who may use it; without it, whoever is on this machine.
+    courier: sends webhooks; without it, none can be sent from here.
 
     lifespan: what has to run around it (the database, a worker); it is entered before the event streams start, and left
     after they have ended.
@@ -64,18 +84,28 @@ def create_app(
                 yield
 
     api = FastAPI(
-        title="promptjobs",
-        summary="Optimizes prompts.",
-        version=version("promptjobs"),
+        **openapi.options(),
         lifespan=whole_lifespan,
-        redoc_url=None,
-        responses={"4XX": {"model": schemas.Problem}, "5XX": {"model": schemas.Problem}},
+        # The framework would export queries and the texts of errors by itself; what is exported is for us to say.
+        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     api.state.database, api.state.service, api.state.hub = database, service, hub
-    api.state.vault, api.state.owners = vault, Owners(database)
+    api.state.vault, api.state.owners = service.vault, Owners(database)
     api.state.access = access or Access(database, RateLimits(1000.0, 1000), is_open_without_keys=True)
+    api.state.webhooks = courier or WebhookCourier(Outgoing(), service.vault)
     problems.install(api)
-    for part in (jobs, events, results):
-        api.include_router(part.router, prefix=JOBS_PATH, dependencies=[authenticated])
-    api.include_router(health.router)
+    # Some clients know jobs by another path.
+    for prefix, is_described in ((JOBS_PATH, True), (contract.ALIAS_PATH, False)):
+        for part in (jobs, events, results, candidates, traces, report):
+            api.include_router(part.router, prefix=prefix, dependencies=[authenticated], include_in_schema=is_described)
+    for prefix, part in (
+        ("/api", contract),
+        ("/api", secrets),
+        ("/api/webhooks", webhooks),
+        (f"{ROOT_PATH}/configs", configs),
+    ):
+        api.include_router(part.router, prefix=prefix, dependencies=[authenticated])
+    for part in (health, prometheus, docs_page):
+        api.include_router(part.router)
+    openapi.install(api)
     return Service(api, interceptor)

@@ -17,7 +17,7 @@ from promptjobs.db.api_keys import Purpose, StoredKey
 from promptjobs.db.balances import DEFAULT_ORGANISATION
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import writing
-from promptjobs.errors import HostNotAllowed, KeyInvalid, KeyMissing, KeyNotAllowed
+from promptjobs.errors import DatabaseUnavailable, HostNotAllowed, KeyInvalid, KeyMissing, KeyNotAllowed
 
 KEPT_SECONDS = 5.0
 """How long a key is trusted, or distrusted, without a look at the database: a revocation takes that long at most."""
@@ -41,7 +41,8 @@ class Caller:
 class Access:
     """Finds out who asks. is_open_without_keys: the service can be reached from this machine only.
 
-    Such a service is open for as long as no key has been made; the first key closes it.
+    Such a service is open for as long as no key has been made; the first key closes it. While the database is away,
+    what was known last holds: /metrics has to tell of the outage, and nothing else can be answered without it.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Access:
         self._database, self.limits = database, limits
         self._is_open_without_keys, self._allowed_hosts, self._clock = is_open_without_keys, allowed_hosts, clock
         self._known: OrderedDict[bytes, tuple[StoredKey | None, float]] = OrderedDict()
-        self._is_open: tuple[bool, float] = (False, -1.0)
+        self._is_open: tuple[bool, float] | None = None
 
     async def caller(self, request: Request, purpose: Purpose = Purpose.API) -> Caller:
         """Raises KeyMissing, KeyInvalid, KeyNotAllowed, HostNotAllowed, RateLimited, DatabaseUnavailable."""
@@ -82,22 +83,31 @@ class Access:
         """Whether requests need no key. Raises DatabaseUnavailable."""
         if not self._is_open_without_keys:
             return False
-        is_open, until = self._is_open
-        if self._clock() >= until:
-            async with writing(self._database) as connection:
-                is_open = not await api_keys.are_any(connection)
+        if self._is_open is None or self._clock() >= self._is_open[1]:
+            try:
+                async with writing(self._database) as connection:
+                    is_open = not await api_keys.are_any(connection)
+            except DatabaseUnavailable:
+                if self._is_open is None:
+                    raise
+                return self._is_open[0]
             self._is_open = (is_open, self._clock() + KEPT_SECONDS)
-        return is_open
+        return self._is_open[0]
 
     async def _find(self, sent: str) -> StoredKey | None:
         if api_keys.SENT_KEY.fullmatch(sent) is None:
             return None
         digest = api_keys.digest_of(sent)
-        stored, until = self._known.get(digest, (None, -1.0))
-        if self._clock() < until:
-            return stored
-        async with writing(self._database) as connection:
-            stored = await api_keys.find(connection, digest)
+        known = self._known.get(digest)
+        if known is not None and self._clock() < known[1]:
+            return known[0]
+        try:
+            async with writing(self._database) as connection:
+                stored = await api_keys.find(connection, digest)
+        except DatabaseUnavailable:
+            if known is None:
+                raise
+            return known[0]
         self._known[digest] = (stored, self._clock() + KEPT_SECONDS)
         self._known.move_to_end(digest)
         if len(self._known) > MAX_KEPT:

@@ -10,13 +10,13 @@ from fastapi import Request
 from starlette.responses import Response
 
 from promptjobs.errors import BodyTooLarge, InvalidRequest, MalformedJson, UnsupportedMediaType
+from promptjobs.errors.shown import MAX_SHOWN
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 MAX_INTEGER = 2**53
 """The largest integer that every JSON reader keeps exactly."""
 
-MAX_SHOWN = 100
 UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 

@@ -1,11 +1,13 @@
 """Routes of a job's events: pages, and the stream."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
 from promptjobs.api import schemas
+from promptjobs.api.auth import Access, TheOrganisation
 from promptjobs.api.parameters import MAX_NUMBER, JobId, TheDatabase, TheHub
 from promptjobs.api.wire import event_json, event_page
 from promptjobs.db import events, jobs
@@ -52,6 +54,16 @@ async def _page(database: Database, job_id: str, seq: int, limit: int) -> tuple[
                 return found, len(rows) > wanted, seq
 
 
+async def _one_stream(request: Request, organisation: TheOrganisation) -> AsyncIterator[None]:
+    """Counts the stream until its last byte is sent. Raises RateLimited."""
+    access: Access = request.app.state.access
+    with access.limits.stream(organisation):
+        yield
+
+
+OneStream = Annotated[None, Depends(_one_stream)]
+
+
 @router.get(
     "/{job_id}/events/stream",
     response_class=Response,
@@ -73,6 +85,7 @@ async def stream_events(
     job_id: JobId,
     database: TheDatabase,
     hub: TheHub,
+    _: OneStream,
     since_seq: SinceSeq = 0,
     last_event_id: Annotated[
         str | None, Header(description="Where a broken stream resumes; it goes before `since_seq`.")

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from promptjobs.api.parameters import EXAMPLE_ID
 from promptjobs.api.schemas import Answer, ChatMessage
+from promptjobs.core.config_support import MAX_CANDIDATES
 from promptjobs.core.ledger import Category
 from promptjobs.db.jobs import JobStatus
 
@@ -79,8 +80,11 @@ EXAMPLE_SPEND: dict[str, Any] = {
 EXAMPLE_JOB: dict[str, Any] = {
     "job_id": EXAMPLE_ID,
     "id": EXAMPLE_ID,
+    "organisation": "default",
     "algorithm": "gepa",
     "status": "running",
+    "parent_id": None,
+    "config_name": None,
     "created_at": EXAMPLE_TIME,
     "started_at": EXAMPLE_TIME,
     "finished_at": None,
@@ -132,14 +136,72 @@ class CreateJob(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, json_schema_extra={"examples": [EXAMPLE_CREATE]})
 
-    algorithm: str = Field(description="gepa or mipro", max_length=100)
-    config_body: dict[str, Any] = Field(description="The config; its section is `prompt_learning`.")
+    algorithm: str | None = Field(
+        default=None, description="gepa or mipro. Required, unless `config_name` is given.", max_length=100
+    )
+    config_body: dict[str, Any] | None = Field(
+        default=None,
+        description="The config; its section is `prompt_learning`. Required, unless `config_name` is given; beside that"
+        " it is laid over the saved config: objects merge, everything else replaces.",
+    )
     overrides: dict[str, Any] | None = Field(
         default=None, description="Values that replace those of `config_body`; keys may be dotted paths."
     )
-    metadata: dict[str, Any] | None = Field(default=None, description="Kept with the job; at most 64 KiB of JSON.")
+    metadata: dict[str, Any] | None = Field(
+        default=None,
+        description="Kept with the job; at most 64 KiB of JSON. Strings, numbers and booleans at its top are what lists"
+        " can be filtered by.",
+    )
     auto_start: bool = Field(default=True, description="False: the job is pending until it is started.")
-    config_name: str | None = Field(default=None, description="Not supported yet.", max_length=500)
+    config_name: str | None = Field(
+        default=None, description="Name of a saved config, which the job is made of.", max_length=500
+    )
+
+
+class WarmStart(BaseModel):
+    """Which candidates of the parent a fork begins with."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    candidates: Literal["best", "front"] | list[str] = Field(
+        default="front", description="The best one, those on the front, or these."
+    )
+    max_candidates: int = Field(default=8, ge=1, le=MAX_CANDIDATES, description="Most of the front.")
+
+
+class ForkJob(BaseModel):
+    """A job to create from the request of an earlier one. Fields that are not listed are ignored with a warning."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "overrides": {"prompt_learning.gepa.rollout.budget": 1200},
+                    "metadata": {"team": "support"},
+                    "warm_start": {"candidates": "front", "max_candidates": 4},
+                }
+            ]
+        },
+    )
+
+    overrides: dict[str, Any] | None = Field(
+        default=None, description="Values that replace the parent's; keys may be dotted paths."
+    )
+    metadata: dict[str, Any] | None = Field(default=None, description="The fork's own; the parent's is not taken over.")
+    warm_start: bool | WarmStart | None = Field(
+        default=None,
+        description="Left out: with the parent's front, where it has one, as far as the budget holds it. True or an"
+        " object: with these candidates."
+        " False: with the baseline alone.",
+    )
+    auto_start: bool = Field(default=True, description="False: the job is pending until it is started.")
+    task_app_api_key: str | None = Field(
+        default=None,
+        description="The parent's own key is not kept. Without this one, the organisation's or the server's is used.",
+        max_length=10_000,
+    )
 
 
 class CancelJob(BaseModel):
@@ -202,8 +264,11 @@ class JobObject(Answer):
 
     job_id: str
     id: str
+    organisation: str
     algorithm: str
     status: JobStatus
+    parent_id: str | None = Field(description="The job that this one was forked from; it may have been deleted.")
+    config_name: str | None = Field(description="The saved config that it was made of.")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

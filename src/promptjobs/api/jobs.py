@@ -1,13 +1,19 @@
-"""Routes of jobs: estimate, create, list, read, start, pause, resume, cancel, delete, config."""
+"""Routes of jobs: estimate, create, fork, list, read, start, pause, resume, cancel, delete, config."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
-from pydantic import ValidationError
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from promptjobs.api import job_schemas
-from promptjobs.api.bodies import JsonResponse, json_object
+from promptjobs.api.auth import TheOrganisation
+from promptjobs.api.bodies import JsonResponse
+from promptjobs.api.body_models import Body, body_schema, read_as
+from promptjobs.api.caching import conditional
+from promptjobs.api.config_schemas import CONFIG_NAME
+from promptjobs.api.idempotency import Idempotent
+from promptjobs.api.labels import TheLabels
+from promptjobs.api.links import page_links
 from promptjobs.api.parameters import (
     JOB_ID,
     MAX_LIMIT,
@@ -17,51 +23,65 @@ from promptjobs.api.parameters import (
     Since,
     TheService,
     cut,
-    next_page,
 )
-from promptjobs.api.problems import invalid
 from promptjobs.api.wire import config_object, job_object
 from promptjobs.db.jobs import JobFilter, JobStatus
+from promptjobs.jobs.forking import ForkRequest
 from promptjobs.jobs.service import JobRequest
 
 router = APIRouter(tags=["jobs"])
-
-Body = Annotated[dict[str, Any], Depends(json_object)]
-
-
-def _body_schema(model: type[job_schemas.CreateJob | job_schemas.CancelJob], *, is_required: bool) -> dict[str, Any]:
-    """Describes a body that is read by `json_object`, which the framework does not see."""
-    content = {"application/json": {"schema": model.model_json_schema()}}
-    return {"requestBody": {"required": is_required, "content": content}}
 
 
 @router.post(
     "",
     response_model=job_schemas.JobObject,
     summary="Create a job",
-    openapi_extra=_body_schema(job_schemas.CreateJob, is_required=True),
+    openapi_extra=body_schema(job_schemas.CreateJob),
 )
-async def create_job(body: Body, service: TheService) -> Response:
+async def create_job(
+    body: Body, service: TheService, organisation: TheOrganisation, idempotent: Idempotent
+) -> Response:
     """The config is resolved and checked here, once: what is accepted is what runs, and what the job shows."""
-    return JsonResponse(job_object(await service.create(_job_request(body))))
+    request = _job_request(body)
+
+    async def created() -> Response:
+        return JsonResponse(job_object(await service.create(request, organisation)))
+
+    return await idempotent.run(created)
 
 
 @router.post(
     "/estimate",
     response_model=job_schemas.EstimateObject,
     summary="Estimate what a job would cost",
-    openapi_extra=_body_schema(job_schemas.CreateJob, is_required=True),
+    openapi_extra=body_schema(job_schemas.CreateJob),
 )
-async def estimate_job(body: Body, service: TheService) -> Response:
+async def estimate_job(body: Body, service: TheService, organisation: TheOrganisation) -> Response:
     """For the body that would create the job, which is checked in the same way. Nothing is stored or called."""
-    return JsonResponse(await service.estimate(_job_request(body)))
+    return JsonResponse(await service.estimate(_job_request(body), organisation))
+
+
+@router.post(
+    "/{job_id}/fork",
+    response_model=job_schemas.JobObject,
+    summary="Fork a job",
+    openapi_extra=body_schema(job_schemas.ForkJob, is_required=False),
+)
+async def fork_job(
+    job_id: JobId, body: Body, service: TheService, organisation: TheOrganisation, idempotent: Idempotent
+) -> Response:
+    """A new job from the request of this one, with overrides of its own; it begins with the candidates that are best
+    here, whatever this job's status. Its `parent_id` is this job."""
+    asked = _fork_request(read_as(job_schemas.ForkJob, body))
+
+    async def created() -> Response:
+        return JsonResponse(job_object(await service.fork(job_id, asked, organisation)))
+
+    return await idempotent.run(created)
 
 
 def _job_request(body: dict[str, Any]) -> JobRequest:
-    try:
-        sent = job_schemas.CreateJob.model_validate(body)
-    except ValidationError as error:
-        raise invalid(error.errors(include_input=False, include_url=False, include_context=False)) from None
+    sent = read_as(job_schemas.CreateJob, body)
     return JobRequest(
         algorithm=sent.algorithm,
         config_body=sent.config_body,
@@ -73,10 +93,25 @@ def _job_request(body: dict[str, Any]) -> JobRequest:
     )
 
 
+def _fork_request(sent: job_schemas.ForkJob) -> ForkRequest:
+    warm = job_schemas.WarmStart() if sent.warm_start is None or sent.warm_start is True else sent.warm_start
+    return ForkRequest(
+        overrides=sent.overrides or {},
+        metadata=sent.metadata,
+        candidates=warm.model_dump() if isinstance(warm, job_schemas.WarmStart) else None,
+        is_asked_for=sent.warm_start is not None,
+        auto_start=sent.auto_start,
+        task_app_api_key=sent.task_app_api_key,
+        unknown=tuple(sent.model_extra or ()),
+    )
+
+
 @router.get("", response_model=list[job_schemas.JobObject], summary="List jobs, newest first")
 async def list_jobs(
     request: Request,
     service: TheService,
+    organisation: TheOrganisation,
+    labels: TheLabels,
     limit: Limit = 50,
     after: Annotated[
         str | None, Query(pattern=f"^{JOB_ID.pattern}$", description="Id of the job behind which the page starts.")
@@ -85,18 +120,27 @@ async def list_jobs(
     status: Annotated[JobStatus | None, Query(description="Only those with this status.")] = None,
     algorithm: Annotated[str | None, Query(pattern="^[a-z]{1,20}$", description="Only those of this one.")] = None,
     since: Since = None,
+    parent_id: Annotated[
+        str | None, Query(pattern=f"^{JOB_ID.pattern}$", description="Only those that were forked from this job.")
+    ] = None,
+    config_name: Annotated[
+        str | None, Query(pattern=CONFIG_NAME, description="Only those that were made of this saved config.")
+    ] = None,
 ) -> Response:
-    """A bare array; the `Link` header names the next page, which stays the same while jobs are added."""
+    """A bare array; the `Link` header names the next page, which stays the same while jobs are added.
+    `metadata.<key>=<value>` lists only jobs whose metadata has this value at its top; several must all hold."""
     limit = min(limit, MAX_LIMIT)
-    rows, has_more = cut(await service.page(JobFilter(limit + 1, after, offset, status, algorithm, since)), limit)
-    headers = next_page(request, rows[-1].id) if has_more else None
-    return JsonResponse([job_object(row, is_listed=True) for row in rows], headers=headers)
+    wanted = JobFilter(organisation, limit + 1, after, offset, status, algorithm, since, parent_id, config_name, labels)
+    rows, has_more = cut(await service.page(wanted), limit)
+    links = page_links(request, rows[-1].id if has_more else None)
+    return JsonResponse([job_object(row, is_listed=True) for row in rows], headers=links)
 
 
 @router.get("/{job_id}", response_model=job_schemas.JobObject, summary="Read a job")
-async def read_job(job_id: JobId, service: TheService) -> Response:
-    """Status, progress, and what is best so far."""
-    return JsonResponse(job_object(await service.get(job_id)))
+async def read_job(request: Request, job_id: JobId, service: TheService) -> Response:
+    """Status, progress, and what is best so far. Once the job is over, the answer has an ETag."""
+    row = await service.get(job_id)
+    return conditional(request, JsonResponse(job_object(row)), is_over=row.status.is_terminal)
 
 
 @router.post("/{job_id}/start", response_model=job_schemas.JobObject, summary="Start a pending job")
@@ -123,16 +167,13 @@ async def resume_job(job_id: JobId, service: TheService) -> Response:
     "/{job_id}/cancel",
     response_model=job_schemas.JobObject,
     summary="Cancel a job",
-    openapi_extra=_body_schema(job_schemas.CancelJob, is_required=False),
+    openapi_extra=body_schema(job_schemas.CancelJob, is_required=False),
 )
 async def cancel_job(job_id: JobId, body: Body, service: TheService) -> Response:
     """A job that has not started is cancelled at once, a running one by its worker within seconds, which publishes the
     best it has. Repeating it changes nothing, and a job that is over stays as it is."""
-    try:
-        sent = job_schemas.CancelJob.model_validate(body)
-    except ValidationError as error:
-        raise invalid(error.errors(include_input=False, include_url=False, include_context=False)) from None
-    return JsonResponse(job_object(await service.cancel(job_id, sent.reason)))
+    reason = read_as(job_schemas.CancelJob, body).reason
+    return JsonResponse(job_object(await service.cancel(job_id, reason)))
 
 
 @router.delete("/{job_id}", status_code=204, response_class=Response, summary="Delete a job")
@@ -144,6 +185,6 @@ async def delete_job(job_id: JobId, service: TheService) -> Response:
 
 
 @router.get("/{job_id}/config", response_model=job_schemas.ConfigObject, summary="Read a job's config")
-async def read_config(job_id: JobId, service: TheService) -> Response:
-    """As it was sent, and as it runs; without secrets."""
-    return JsonResponse(config_object(await service.config(job_id)))
+async def read_config(request: Request, job_id: JobId, service: TheService) -> Response:
+    """As it was sent, and as it runs; without secrets. It never changes, so the answer has an ETag."""
+    return conditional(request, JsonResponse(config_object(await service.config(job_id))), is_over=True)

@@ -1,4 +1,4 @@
-"""What routes take: the app's parts, ids, pages and their links.
+"""What routes take: the app's parts, ids and pages.
 
 The dependencies are coroutines because any other function would be sent to a thread.
 """
@@ -20,12 +20,12 @@ from promptjobs.db.session import Database
 from promptjobs.db.transactions import reading
 from promptjobs.db.vault import Vault
 from promptjobs.errors import JobNotFound
+from promptjobs.errors.shown import MAX_SHOWN
 from promptjobs.jobs.service import JobService
 
 T = TypeVar("T")
 
 JOB_ID = re.compile(r"pl_[0-9a-f]{32}")
-MAX_SHOWN = 100
 MAX_LIMIT = 200
 MAX_OFFSET = 10_000
 MAX_OWNERS = 50_000
@@ -99,8 +99,12 @@ JobId = Annotated[str, Depends(_job_id)]
 
 
 def _unescaped(value: Any) -> Any:
-    """`+` is a space in a query: "…T12:00:00+02:00" arrives as "…T12:00:00 02:00"."""
-    return re.sub(r"(?<=\d) (?=\d\d:?\d\d$)", "+", value) if isinstance(value, str) and "T" in value else value
+    """`+` is a space in a query: "…T12:00:00+02:00" arrives as "…T12:00:00 02:00". Numbers are no dates here."""
+    if not isinstance(value, str):
+        return value
+    if re.match(r"\d{4}-\d\d-\d\d", value) is None:
+        raise ValueError("expected an ISO 8601 date or time")
+    return re.sub(r"(?<=\d) (?=\d\d:?\d\d$)", "+", value) if "T" in value else value
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -136,9 +140,3 @@ ThePage = Annotated[Page, Depends(_page)]
 def cut(items: Sequence[T], limit: int) -> tuple[Sequence[T], bool]:
     """A page of at most `limit` of `items`, of which one more was asked for; and whether there are more."""
     return items[:limit], len(items) > limit
-
-
-def next_page(request: Request, after: str | int) -> dict[str, str]:
-    """The `Link` header to the page behind `after`: relative, so that it holds behind any proxy."""
-    url = request.url.remove_query_params("offset").include_query_params(after=after)
-    return {"link": f'<{url.path}?{url.query}>; rel="next"'}

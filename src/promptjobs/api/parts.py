@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from promptjobs.clients.http import Outgoing
@@ -17,7 +18,10 @@ from promptjobs.db.migrate import migrate
 from promptjobs.db.session import Database
 from promptjobs.db.vault import Vault
 from promptjobs.jobs.reaper import Reaper
-from promptjobs.settings import Settings, provider_environment
+from promptjobs.jobs.webhooks import WebhookCourier, WebhookSender
+from promptjobs.settings import PROVIDERS, Settings, provider_environment
+from promptjobs.telemetry import tracing
+from promptjobs.telemetry.loop_lag import LoopLag
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +84,7 @@ class Parts:
     models: Outgoing
     ledger: Ledger
     vault: Vault
+    courier: WebhookCourier
     background: Background
 
 
@@ -87,25 +92,36 @@ class Parts:
 async def open_parts(settings: Settings, database: Database) -> AsyncIterator[Parts]:
     """Task apps and providers have a session each: a task app's URL must not reach what only providers may."""
     vault = await asyncio.to_thread(Vault.open, settings.secret_key, settings.data_dir)
-    providers = Providers(provider_environment())
+    providers = Providers(provider_environment(), PROVIDERS)
     allows_loopback = settings.allowed_targets is None and settings.database_url is None
     if allows_loopback:
         log.info("task apps on loopback addresses are allowed; PROMPTJOBS_ALLOWED_TARGETS restricts them")
     task_apps = Outgoing(frozenset(settings.allowed_targets or ()), allow_loopback=allows_loopback)
-    async with task_apps, Outgoing(providers.targets()) as models:
+    urls = {provider.name: provider.base_url for provider in providers}
+    tracing.start(settings.otlp_endpoint, version("promptjobs"), urls)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, tracing.stop)
+        await stack.enter_async_context(task_apps)
+        models = await stack.enter_async_context(Outgoing(providers.targets()))
         await asyncio.to_thread(load_prices)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECTIONS)
         ledger, reaper = Ledger(database.connect), Reaper(database.connect, settings.lease_seconds)
-        background = Background()
+        background, lag = Background(), LoopLag()
         settling = background.start("ledger", ledger.groups.run())
         reaping = background.start("reaper", reaper.run())
+        lagging = background.start("loop lag", lag.run())
+        courier = WebhookCourier(task_apps, vault)
+        sender = WebhookSender(lambda: database.connect("promptjobs-webhooks"), courier)
+        sending = background.start("webhooks", sender.run())
         try:
-            yield Parts(database, providers, task_apps, models, ledger, vault, background)
+            yield Parts(database, providers, task_apps, models, ledger, vault, courier, background)
         finally:
             # The ledger goes last: what has ended by now settles what it had reserved.
             reaper.stop()
+            lag.stop()
+            sender.stop()
             ledger.groups.stop()
-            await asyncio.wait({settling, reaping})
+            await asyncio.wait({settling, reaping, lagging, sending})
         background.result()

@@ -7,9 +7,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from promptjobs.api.bodies import JsonResponse
 from promptjobs.api.middleware import request_id_of
@@ -40,11 +42,22 @@ def install(app: FastAPI) -> None:
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         code, said = HTTP_CODES.get(error.status_code, ("http_error", "the request was refused"))
         detail = f"{said}: {request.method} {request.url.path}"
-        return problem(request, error.status_code, code, detail, headers=error.headers)
+        headers = {"allow": _allowed(request)} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+        return problem(request, error.status_code, code, detail, headers=headers)
 
     @app.exception_handler(Exception)
     async def on_defect(request: Request, _: Exception) -> Response:
         return problem(request, 500, "internal_error", "the service has a defect; its log says more")
+
+
+def _allowed(request: Request) -> str:
+    """The methods of the address; where several routes match, of those with the fewest parameters."""
+    found: dict[int, set[str]] = {}
+    for route in iter_route_contexts(request.app.router.routes):
+        pattern, _, parameters = compile_path(route.path or "")
+        if pattern.fullmatch(request.scope["path"]):
+            found.setdefault(len(parameters), set()).update(route.methods or ())
+    return ", ".join(sorted(found[min(found)])) if found else ""
 
 
 def problem(

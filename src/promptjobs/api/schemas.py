@@ -39,6 +39,7 @@ class EventList(Answer):
 
 
 class RolloutOutcome(Answer):
+    id: str = Field(description="Of the rollout: its route shows what was said.")
     seed: int
     score: float | None
     reason: str | None = Field(description="Why there is no score.")
@@ -49,8 +50,32 @@ class RolloutOutcome(Answer):
     draw: int = Field(description="0, or the number of a repetition.")
 
 
+class CallObject(Answer):
+    """One call of a rollout's LLM through the interceptor."""
+
+    n: int = Field(description="1, 2, 3 … in the order in which the rollout's calls ended.")
+    attempt: int = Field(description="Of the rollout: more than 1 where it was tried again.")
+    provider: str
+    model: str
+    streamed: bool
+    messages: list[dict[str, Any]] = Field(
+        description="As they were sent to the provider, with the candidate's prompt in them; as the task app sent them "
+        "where nothing was sent."
+    )
+    reply: dict[str, Any] | None = Field(description="The message of the first choice.")
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    unknown_tokens: int = Field(description="Reported without a split.")
+    tokens: int
+    cost_usd: float | None = Field(description="Null where the model's price is unknown.")
+    seconds: float
+    status: int = Field(description="What the task app was answered; 499 where it had gone.")
+    error: str | None = Field(description="`code: detail`.")
+    created_at: datetime
+
+
 class RolloutObject(RolloutOutcome):
-    id: str
     candidate_id: str
     phase: Phase
     is_baseline: bool
@@ -61,6 +86,7 @@ class RolloutObject(RolloutOutcome):
     attempts: int
     created_at: datetime
     body: dict[str, Any] | None = Field(description="messages, output, feedback, expected.")
+    calls: list[CallObject] | None = Field(default=None, description="Those of its LLM; with `include=calls`.")
 
 
 class TrialObject(Answer):
@@ -88,17 +114,6 @@ class SectionObject(Answer):
     order: int
     module: str | None = Field(default=None, description="Of a program of several modules: whose section it is.")
     is_example: bool | None = Field(default=None, description="True for the messages of worked examples.")
-
-
-class CandidateObject(Answer):
-    candidate_id: str
-    n: int
-    parents: list[str]
-    operator: str
-    generation: int
-    sections: list[SectionObject] | None
-    messages: list[ChatMessage] | None
-    created_at: datetime
 
 
 class MetricPoint(Answer):

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -26,6 +26,7 @@ from promptjobs.interceptor.recent import RecentCalls
 from promptjobs.jobs.service import JobService
 from promptjobs.jobs.worker import Worker, WorkerOptions
 from promptjobs.settings import Settings
+from promptjobs.telemetry.metrics_port import MetricsPort
 
 GRACEFUL_SECONDS = 5
 
@@ -50,6 +51,7 @@ def worker_of(settings: Settings, parts: Parts, public_url: str, interceptor: In
         llm=Llm(parts.models, parts.providers),
         grants=interceptor.grants if interceptor else None,
         ledger=parts.ledger,
+        vault=parts.vault,
         options=options,
         recent=recent,
     )
@@ -120,7 +122,7 @@ async def serve(
     async with open_database(settings) as database, open_parts(settings, database) as parts:
         access = await open_access(settings, database)
         needs_key = not await access.is_open()
-        interceptor = Interceptor(database, parts.models, parts.providers, ledger=parts.ledger)
+        interceptor = Interceptor(database, parts.models, parts.providers, ledger=parts.ledger, vault=parts.vault)
         worker = worker_of(settings, parts, settings.public_url or url, interceptor) if with_worker else None
         running: asyncio.Task[None] | None = None
 
@@ -143,12 +145,12 @@ async def serve(
                 worker.stop()
                 await asyncio.wait([running])
 
-        service = JobService(database, parts.providers, check_budget)
+        service = JobService(database, parts.providers, check_budget, parts.vault)
         app = create_app(
             database=database,
             service=service,
-            vault=parts.vault,
             access=access,
+            courier=parts.courier,
             interceptor=interceptor,
             lifespan=lifespan,
         )
@@ -200,7 +202,11 @@ async def work(settings: Settings, *, ready: Callable[[str], None] | None = None
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
-        if ready is not None:
-            ready(worker.worker_id)
-        parts.background.ends_by(worker.stop)
-        await worker.run()
+        async with AsyncExitStack() as stack:
+            if settings.metrics_port is not None:
+                metrics = MetricsPort(settings.metrics_host, settings.metrics_port)
+                stack.push_async_callback(asyncio.to_thread, metrics.close)
+            if ready is not None:
+                ready(worker.worker_id)
+            parts.background.ends_by(worker.stop)
+            await worker.run()

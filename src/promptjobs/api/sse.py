@@ -17,6 +17,7 @@ from promptjobs.db.events import EVENTS_CHANNEL
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import reading
 from promptjobs.errors import DatabaseUnavailable
+from promptjobs.telemetry.metrics import SSE_CLIENTS
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +31,16 @@ class StreamTiming:
     """Seconds.
 
     terminal_delay: between the last two events of a stream, since clients lose what shares a burst with the end.
+    read_seconds: what a slow client takes for one event: the pause before the end grows with what it has to catch up
+    on, up to terminal_most.
     sweep: how often the database is asked for what no notification has told. stall: how long a reader may take nothing.
     Attempts to listen again are retry_least apart, then twice as much, up to retry_most.
     """
 
     heartbeat: float = 15.0
     terminal_delay: float = 0.5
+    read_seconds: float = 0.012
+    terminal_most: float = 1.5
     sweep: float = 5.0
     stall: float = 30.0
     retry_least: float = 0.1
@@ -98,8 +103,8 @@ class EventHub:
     async def stream(self, job_id: str, seq: int) -> AsyncIterator[bytes]:
         """What follows event `seq`, history first, in order and without a gap; it ends with the terminal event."""
         yield CONNECTED
-        loop = asyncio.get_running_loop()
-        sent_at = -self._timing.terminal_delay
+        loop, timing = asyncio.get_running_loop(), self._timing
+        sent_at, read_by = -timing.terminal_delay, 0.0
         async with self._reading(job_id) as (reader, channel):
             while not self._is_closing:
                 chunk = channel.after(seq) if channel.reaches(seq) else await self._stored(job_id, seq)
@@ -113,8 +118,10 @@ class EventHub:
                     yield chunk.body
                     reader.sending_since = None
                     sent_at = loop.time()
+                    read_by = max(read_by, sent_at) + timing.read_seconds * (chunk.last_seq - seq)
                 if chunk.terminal is not None:
-                    await asyncio.sleep(sent_at + self._timing.terminal_delay - loop.time())
+                    latest = min(read_by, sent_at + timing.terminal_most)
+                    await asyncio.sleep(max(sent_at + timing.terminal_delay, latest) - loop.time())
                     yield chunk.terminal
                     return
                 seq = chunk.last_seq
@@ -134,9 +141,11 @@ class EventHub:
         reader = Reader(asyncio.current_task())
         channel.readers += 1
         self._readers.add(reader)
+        SSE_CLIENTS.inc()
         try:
             yield reader, channel
         finally:
+            SSE_CLIENTS.dec()
             self._readers.discard(reader)
             channel.readers -= 1
             if channel.readers == 0:

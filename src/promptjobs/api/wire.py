@@ -14,7 +14,6 @@ from promptjobs.db.results import (
     CurveEvent,
     MeanScore,
     StoredArtifact,
-    StoredCandidate,
     StoredRollout,
     StoredSnapshot,
     StoredTrial,
@@ -62,6 +61,9 @@ def job_object(row: JobRow, *, is_listed: bool = False) -> Json:
         "id": row.id,
         "algorithm": row.algorithm,
         "status": row.status,
+        "organisation": row.organisation,
+        "parent_id": row.parent_id,
+        "config_name": row.config_name,
         "created_at": row.created_at,
         "started_at": row.started_at,
         "finished_at": row.finished_at,
@@ -210,6 +212,7 @@ def trial_object(stored: StoredTrial, rollouts: Sequence[StoredRollout] | None) 
 
 def _rollout_outcome(rollout: StoredRollout) -> Json:
     return {
+        "id": rollout.key.hex(),
         "seed": rollout.seed,
         "score": rollout.score,
         "reason": rollout.reason,
@@ -224,7 +227,6 @@ def _rollout_outcome(rollout: StoredRollout) -> Json:
 def rollout_object(rollout: StoredRollout) -> Json:
     """A rollout with what its model saw and said."""
     return {
-        "id": rollout.key.hex(),
         "candidate_id": rollout.candidate_id,
         **_rollout_outcome(rollout),
         "phase": rollout.phase,
@@ -236,21 +238,6 @@ def rollout_object(rollout: StoredRollout) -> Json:
         "attempts": rollout.attempts,
         "created_at": rollout.created_at,
         "body": None if rollout.body is None else orjson.Fragment(rollout.body),
-    }
-
-
-def candidate_object(stored: StoredCandidate) -> Json:
-    """A candidate; sections and messages are null for the task app's own messages before their pattern is known."""
-    candidate = stored.candidate
-    return {
-        "candidate_id": candidate.candidate_id,
-        "n": candidate.n,
-        "parents": candidate.parents,
-        "operator": candidate.operator,
-        "generation": candidate.generation,
-        "sections": None if candidate.prompt is None else candidate.prompt.to_json()["sections"],
-        "messages": _messages(candidate),
-        "created_at": stored.created_at,
     }
 
 

@@ -67,7 +67,7 @@ def carried_out(work: Callable[[AsyncConnection], Awaitable[T]], data_dir: Path 
     Raises OptionInvalid, EmbeddedPostgresFailed, DatabaseUnavailable.
     """
     settings = read_settings(data_dir=data_dir)
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
 
     async def carry_out(url: str) -> T:
         async with opened(url) as database:

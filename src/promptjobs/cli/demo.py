@@ -13,17 +13,19 @@ import asyncpg
 from rich.console import Console
 from rich.text import Text
 
-from promptjobs.cli.config_file import algorithm_of
 from promptjobs.cli.demo_job import OFFLINE, DemoOptions, calls_planned, demo_config, overrides_of
 from promptjobs.cli.outcome import Terminal, follow_job, print_outcome, tell_warnings
 from promptjobs.cli.processes import Child, child
-from promptjobs.cli.remote import DEFAULT_URL, TERMINAL, Json, Remote
 from promptjobs.cli.signals import interruptible, uninterrupted
 from promptjobs.cli.text import duration
 from promptjobs.clients.providers import Providers
 from promptjobs.db.embedded import EmbeddedServer
 from promptjobs.db.session import Database
-from promptjobs.errors import CommandFailed, OptionInvalid, ServiceUnreachable
+from promptjobs.errors import OptionInvalid
+from promptjobs.errors.client import ClientError, ConnectionFailed, ServerError
+from promptjobs.sdk.addresses import DEFAULT_URL
+from promptjobs.sdk.client import Client
+from promptjobs.sdk.shapes import TERMINAL_STATUSES, Job
 from promptjobs.settings import Settings, default_data_dir, provider_environment
 
 CANCEL_ATTEMPTS = 50
@@ -47,7 +49,7 @@ class Service:
     process: Child
 
 
-def run_demo(options: DemoOptions, settings: Settings, terminal: Terminal) -> Json:
+def run_demo(options: DemoOptions, settings: Settings, terminal: Terminal) -> Job:
     """Start everything, run the job, show its result, end everything; returns the job.
 
     Raises OptionInvalid and ProviderNotConfigured before anything is started, ProcessFailed, and KeyboardInterrupt
@@ -60,8 +62,8 @@ def run_demo(options: DemoOptions, settings: Settings, terminal: Terminal) -> Js
     with uninterrupted(), ExitStack() as processes:
         with interruptible():
             task_app_url, service = _start(options, settings, terminal.people, processes)
-            with Remote(service.url) as remote:
-                job = _run_job(remote, service, options, task_app_url, terminal)
+            with Client(service.url) as client:
+                job = _run_job(client, service, options, task_app_url, terminal)
             if options.keep:
                 print_outcome(terminal, service.url, job)
                 _stay(service, terminal.people)
@@ -166,35 +168,35 @@ async def _has_worker(database_url: str) -> bool:
 # --- the job ---------------------------------------------------------------------------------------------------------
 
 
-def _run_job(remote: Remote, service: Service, options: DemoOptions, task_app_url: str, terminal: Terminal) -> Json:
+def _run_job(client: Client, service: Service, options: DemoOptions, task_app_url: str, terminal: Terminal) -> Job:
     config = demo_config(options.algorithm)
     job_id: str | None = None
     try:
-        job = remote.create(algorithm_of(config), config, overrides_of(options, task_app_url))
+        job = client.create(config, overrides=overrides_of(options, task_app_url))
         job_id = job["job_id"]
         terminal.people.print(Text.assemble(("✓ ", "green"), f"{'job':<14} {job_id}"), soft_wrap=True)
         tell_warnings(terminal, job)
-        return follow_job(terminal, remote, job["job_id"])
+        return follow_job(terminal, client, job["job_id"])
     except KeyboardInterrupt:
         terminal.people.print(Text("\ncancelling the job, and ending all processes", "yellow"))
         if job_id is not None:
-            _cancel(remote, job_id)
+            _cancel(client, job_id)
         raise
-    except ServiceUnreachable:
+    except (ConnectionFailed, ServerError):
         if service.process.process.poll() is not None:
             raise service.process.failure() from None
         raise
 
 
-def _cancel(remote: Remote, job_id: str) -> None:
+def _cancel(client: Client, job_id: str) -> None:
     """Otherwise the next service on the same data would take the job up again, without its task app."""
-    with suppress(CommandFailed):
-        job = remote.cancel(job_id, "the demo was interrupted")
+    with suppress(ClientError):
+        job = client.cancel(job_id, "the demo was interrupted")
         for _ in range(CANCEL_ATTEMPTS):
-            if job["status"] in TERMINAL:
+            if job["status"] in TERMINAL_STATUSES:
                 return
             time.sleep(PAUSE_SECONDS)
-            job = remote.job(job_id)
+            job = client.job(job_id)
 
 
 def _stay(service: Service, say: Console) -> None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from promptjobs.cli.config_file import SECTION, parse_config
-from promptjobs.cli.remote import Json
 from promptjobs.errors import OptionInvalid
+from promptjobs.sdk.config_files import SECTION, parse_config
+from promptjobs.sdk.shapes import Json
 
 OFFLINE = "demo"
 SMALL_BELOW = 400

@@ -13,8 +13,8 @@ from rich.text import Text
 from promptjobs.cli.figures import best_and_baseline, failed
 from promptjobs.cli.follow import Display
 from promptjobs.cli.notes import Notes
-from promptjobs.cli.remote import Event
 from promptjobs.cli.text import one_line, tried, write_line
+from promptjobs.sdk.events import Event
 
 PROGRESS = "prompt.learning.progress"
 PAUSED, RESUMED = "prompt.learning.paused", "prompt.learning.resumed"

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from promptjobs.cli.remote import Json
 from promptjobs.cli.text import cost, one_line
+from promptjobs.sdk.shapes import Estimate
 
 NAMES = {
     "bootstrap": "bootstrap rollouts",
@@ -27,7 +27,7 @@ CAPS = {
 }
 
 
-def print_estimate(out: Console, estimate: Json) -> None:
+def print_estimate(out: Console, estimate: Estimate) -> None:
     """A line for each purpose, the whole below, and then which limit would end the job early."""
     phases = [f"{name} {count:,}" for name, count in estimate["rollouts"].items() if name != "total" and count]
     out.print(Text(f"{estimate['rollouts']['total']:,} rollouts ({', '.join(phases)})", "bold"), soft_wrap=True)
@@ -36,7 +36,7 @@ def print_estimate(out: Console, estimate: Json) -> None:
         out.print(Text(one_line(line, 1000), style), soft_wrap=True)
 
 
-def _table(estimate: Json) -> Table:
+def _table(estimate: Estimate) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("for", no_wrap=True)
     for name in ("calls", "at most", "tokens", "at most", "cost", "at most"):
@@ -55,7 +55,7 @@ def _row(calls: Mapping[str, Any], tokens: Mapping[str, Any], usd: Mapping[str, 
     return [*counts, cost(usd["expected"]), cost(usd["at_most"])]
 
 
-def _remarks(estimate: Json) -> list[tuple[str, str]]:
+def _remarks(estimate: Estimate) -> list[tuple[str, str]]:
     """What there is to say, each with its style."""
     said = []
     if estimate["unpriced_models"]:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from promptjobs.cli.text import one_line
-from promptjobs.errors import CommandFailed, EmbeddedPostgresFailed, PromptjobsError, ServiceUnreachable
+from promptjobs.errors import CommandFailed, EmbeddedPostgresFailed, PromptjobsError
+from promptjobs.errors.client import AuthenticationError, ConnectionFailed, ServerError
 
 MAX_SHOWN = 2000
 
@@ -41,7 +42,7 @@ def reported(err: Console) -> Iterator[None]:
         yield
     except PromptjobsError as error:
         tell(err, "error", _said(error), "bold red")
-        raise typer.Exit(error.exit_code if isinstance(error, CommandFailed) else Exit.REFUSED) from None
+        raise typer.Exit(_exit_of(error)) from None
     except KeyboardInterrupt:
         tell(err, "interrupted", "", "bold yellow")
         raise typer.Exit(Exit.INTERRUPTED) from None
@@ -64,12 +65,24 @@ def tell(err: Console, kind: str, message: str, style: str) -> None:
     err.print(line, soft_wrap=True)
 
 
+def _exit_of(error: PromptjobsError) -> int:
+    match error:
+        case CommandFailed():
+            return error.exit_code
+        case ConnectionFailed() | ServerError():
+            return Exit.UNREACHABLE
+        case _:
+            return Exit.REFUSED
+
+
 def _said(error: PromptjobsError) -> str:
     match error:
         case EmbeddedPostgresFailed():
             # The last line of the server's log is where it says why it gave up.
             return ": ".join([error.cause, *error.log.strip().splitlines()[-1:]])
-        case ServiceUnreachable():
+        case ConnectionFailed():
             return f"{error}. Start one with `promptjobs serve`, or say with --url where it is"
+        case AuthenticationError() if error.code == "missing_api_key":
+            return f"{error}. Give one with --api-key or PROMPTJOBS_API_KEY; `promptjobs keys create` makes one"
         case _:
             return str(error)

@@ -5,8 +5,8 @@ from datetime import datetime
 
 from rich.text import Text
 
-from promptjobs.cli.remote import Event
 from promptjobs.cli.text import one_line
+from promptjobs.sdk.events import Event
 
 NOTABLE = {
     "prompt.learning.gepa.baseline": "cyan",

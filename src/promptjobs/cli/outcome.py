@@ -10,9 +10,10 @@ from rich.text import Text
 from promptjobs.cli.display import display_for
 from promptjobs.cli.exits import Output, tell
 from promptjobs.cli.follow import follow
-from promptjobs.cli.remote import Json, Remote
 from promptjobs.cli.show import print_job, print_more, url_option
 from promptjobs.cli.text import write_json
+from promptjobs.sdk.client import Client
+from promptjobs.sdk.shapes import Job
 
 AsJson = Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")]
 
@@ -40,15 +41,15 @@ def terminal_for(*, as_json: bool = False) -> Terminal:
     return Terminal(out if out.is_terminal else Output(width=WIDE), Console(stderr=True), as_json)
 
 
-def tell_warnings(terminal: Terminal, job: Json) -> None:
+def tell_warnings(terminal: Terminal, job: Job) -> None:
     for warning in job["warnings"]:
         tell(terminal.err, "warning", warning, "bold yellow")
 
 
-def follow_job(terminal: Terminal, remote: Remote, job_id: str) -> Json:
+def follow_job(terminal: Terminal, client: Client, job_id: str) -> Job:
     """The job when it is over; its events are shown on the way."""
     with display_for(terminal.out, as_json=terminal.as_json) as display:
-        return follow(remote, job_id, display)
+        return follow(client, job_id, display)
 
 
 def tell_detached(terminal: Terminal, url: str, job_id: str) -> None:
@@ -65,10 +66,12 @@ def tell_unstarted(terminal: Terminal, url: str, job_id: str) -> None:
     terminal.people.print(Text(f"  promptjobs start {job_id}{url_option(url)}"), soft_wrap=True)
 
 
-def print_outcome(terminal: Terminal, url: str, job: Json, started_by: str | None = None) -> None:
+def print_outcome(
+    terminal: Terminal, url: str, job: Job, started_by: str | None = None, *, needs_key: bool = False
+) -> None:
     """The job as it is now. started_by: the command that brings the service back, where it is gone by now."""
     if terminal.as_json:
         write_json(job)
     else:
         print_job(terminal.out, job)
-        print_more(terminal.out, url, job, started_by)
+        print_more(terminal.out, url, job, started_by, needs_key=needs_key)

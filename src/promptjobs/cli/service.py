@@ -34,7 +34,7 @@ Ready = Callable[[str], None]
 def run_server(settings: Settings, err: Console, *, with_worker: bool, as_json: bool) -> None:
     """Serve until a signal. Raises OptionInvalid where it cannot listen, EmbeddedPostgresFailed, DatabaseUnavailable,
     and ProcessFailed where it gave up while it was starting."""
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     err.print(Text(f"starting promptjobs with {_database(settings)}", "dim"), soft_wrap=True)
 
     def announce(url: str, *, needs_key: bool) -> None:
@@ -67,7 +67,7 @@ def run_worker(settings: Settings, err: Console, *, as_json: bool) -> None:
     if settings.database_url is None:
         said = "a worker alone needs a database that it shares with a server; `promptjobs serve` has its own worker"
         raise OptionInvalid("PROMPTJOBS_DATABASE_URL is not set", said)
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     err.print(Text(f"starting a worker with {_database(settings)}", "dim"), soft_wrap=True)
 
     async def work(ready: Ready) -> None:
@@ -154,7 +154,7 @@ def run_migration(settings: Settings, revision: str) -> tuple[str | None, str | 
 
     Raises OptionInvalid for a revision that does not exist, EmbeddedPostgresFailed, DatabaseUnavailable.
     """
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     with database_url(settings) as url:
         return asyncio.run(_migrate(url, revision))
 

@@ -10,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from promptjobs.cli.figures import best_and_baseline, failed, parts_spent, spent
-from promptjobs.cli.remote import DEFAULT_URL, JOBS_PATH, TERMINAL, Json
 from promptjobs.cli.text import cost, duration, one_line, readable_json, score, tried
+from promptjobs.sdk.addresses import DEFAULT_URL
+from promptjobs.sdk.job_requests import JOBS_PATH
+from promptjobs.sdk.shapes import TERMINAL_STATUSES, Job
 
 STYLE_OF_STATUS = {
     "succeeded": "bold green",
@@ -25,7 +27,7 @@ WIDE = 100
 """Columns from which on the table of jobs has room for the policy's model."""
 
 
-def print_job(out: Console, job: Json) -> None:
+def print_job(out: Console, job: Job) -> None:
     """The outcome of a job that is over, the state of any other."""
     out.print()
     out.print(_headline(job), soft_wrap=True)
@@ -43,7 +45,7 @@ def print_job(out: Console, job: Json) -> None:
             out.print(Text(line, "dim"), soft_wrap=True)
         out.print()
         print_scores(out, snapshot)
-    if job["status"] in TERMINAL and (stats := job["metadata"].get("stats")):
+    if job["status"] in TERMINAL_STATUSES and (stats := job["metadata"].get("stats")):
         out.print()
         out.print(_counters(counters(stats, snapshot)))
     elif job["progress"]:
@@ -52,7 +54,7 @@ def print_job(out: Console, job: Json) -> None:
             out.print(Text(f"spent: {spent(spend)}"), soft_wrap=True)
 
 
-def _headline(job: Json) -> Text:
+def _headline(job: Job) -> Text:
     line = Text.assemble("job ", (job["job_id"], "bold"), " ", (job["status"], STYLE_OF_STATUS.get(job["status"], "")))
     reason = job["finish_reason"]
     if reason and reason != job["status"]:
@@ -248,19 +250,21 @@ def url_option(url: str) -> str:
     return "" if url == DEFAULT_URL else f" --url {url}"
 
 
-def print_more(out: Console, url: str, job: Json, started_by: str | None = None) -> None:
+def print_more(out: Console, url: str, job: Job, started_by: str | None = None, *, needs_key: bool = False) -> None:
     """Commands for a shell that show more. started_by: what has to run first, where the service is gone by now."""
     snapshot, where = job["best_snapshot_id"], f"{job['job_id']}{url_option(url)}"
-    is_over = job["status"] in TERMINAL
+    is_over = job["status"] in TERMINAL_STATUSES
+    curl = 'curl -H "X-API-Key: $PROMPTJOBS_API_KEY"' if needs_key else "curl"
     commands = [
         *([(started_by, "starts the service again")] if started_by else []),
         (f"promptjobs show {where}", "this result again") if is_over else (f"promptjobs watch {where}", "follow it"),
+        *([(f"promptjobs export {where} --format openai", "the best prompt as a program")] if snapshot else []),
         (f"JOB={url}{JOBS_PATH}/{job['job_id']}", ""),
-        ("curl $JOB", "the job"),
-        ('curl "$JOB/events?limit=100"', "its events"),
-        ("curl $JOB/trials", "what was evaluated"),
-        *([(f"curl $JOB/snapshots/{snapshot}", "the snapshot with the best prompt")] if snapshot else []),
-        ("curl $JOB/artifacts", "its artifacts"),
+        (f"{curl} $JOB", "the job"),
+        (f'{curl} "$JOB/events?limit=100"', "its events"),
+        (f"{curl} $JOB/trials", "what was evaluated"),
+        *([(f"{curl} $JOB/snapshots/{snapshot}", "the snapshot with the best prompt")] if snapshot else []),
+        (f"{curl} $JOB/artifacts", "its artifacts"),
     ]
     out.print()
     out.print(Text("See more:", "bold"))
@@ -271,7 +275,7 @@ def print_more(out: Console, url: str, job: Json, started_by: str | None = None)
 # --- many jobs -------------------------------------------------------------------------------------------------------
 
 
-def jobs_table(jobs: Sequence[Json], width: int, now: datetime | None = None) -> Table:
+def jobs_table(jobs: Sequence[Job], width: int, now: datetime | None = None) -> Table:
     """In the order in which they come. width: of the terminal, where ids are never cut; now: what ages refer to."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("job", no_wrap=True)
@@ -296,7 +300,7 @@ def jobs_table(jobs: Sequence[Json], width: int, now: datetime | None = None) ->
     return table
 
 
-def _best(job: Json) -> str:
+def _best(job: Job) -> str:
     """The best score, and behind it the number of seeds that it rests on."""
     value, seeds = job["best_score"], job.get("best_score_seeds")
     return score(value) if value is None or seeds is None else f"{score(value)} ({seeds})"

@@ -19,6 +19,11 @@ def one_line(text: str, limit: int = 240) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def harmless(text: str) -> str:
+    """`text` with its lines and tabs; other control characters are made visible, and do nothing to the terminal."""
+    return CONTROL.sub(lambda found: "".join(each if each in "\n\t" else "\ufffd" for each in found[0]), text)
+
+
 def readable_json(value: Any) -> str:
     """Indented JSON that can be copied and parsed again, and does nothing to the terminal that shows it."""
     written = json.dumps(value, ensure_ascii=False, indent=2)

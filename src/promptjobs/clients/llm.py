@@ -1,7 +1,7 @@
 """Completions by meta-models: one attempt, with its cost; whether to try again is decided elsewhere."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import orjson
 from promptjobs.clients.http import Outgoing, Reply, retry_after_seconds
 from promptjobs.clients.json_reply import read_json
 from promptjobs.clients.pricing import Price, cost_usd
-from promptjobs.clients.providers import Provider, Providers, prepare_body
+from promptjobs.clients.providers import NO_KEYS, OwnKeys, Provider, Providers, prepare_body
 from promptjobs.clients.redaction import redacted, redacted_body, shown_url
 from promptjobs.clients.usage import Usage, read_usage
 from promptjobs.core.asks import MetaModel
@@ -35,11 +35,24 @@ class Completed:
     seconds: float
 
 
+KeysOf = Callable[[], Awaitable[OwnKeys]]
+"""Asked before each call, so that a key that was changed meanwhile is the one that is sent."""
+
+
+async def _no_keys() -> OwnKeys:
+    return NO_KEYS
+
+
 class Llm:
     """Calls meta-models over the shared session."""
 
-    def __init__(self, outgoing: Outgoing, providers: Providers) -> None:
-        self._outgoing, self._providers = outgoing, providers
+    def __init__(self, outgoing: Outgoing, providers: Providers, keys_of: KeysOf = _no_keys) -> None:
+        """keys_of: the keys of the organisation for which the calls are made."""
+        self._outgoing, self._providers, self._keys_of = outgoing, providers, keys_of
+
+    def with_keys(self, keys_of: KeysOf) -> "Llm":
+        """The same for the calls of one job."""
+        return Llm(self._outgoing, self._providers, keys_of)
 
     async def complete(
         self,
@@ -52,10 +65,11 @@ class Llm:
     ) -> Completed:
         """Ask the model once.
 
-        Raises ProviderNotConfigured; ProviderCallFailed (which says whether a retry may help, and what was billed: 0
-        where the provider has refused, None where nobody knows); Unreachable, ConnectionLost, DeadlineExceeded.
+        Raises ProviderNotConfigured, SecretUnreadable, what `keys_of` raises; ProviderCallFailed (which says whether
+        a retry may help, and what was billed: 0 where the provider has refused, None where nobody knows); Unreachable,
+        ConnectionLost, DeadlineExceeded.
         """
-        provider = self._providers.get(model.provider)
+        provider = self._providers.get(model.provider, await self._keys_of())
         body: dict[str, Any] = {
             "model": model.model,
             "messages": [message.to_json() for message in messages],

@@ -1,13 +1,13 @@
 """The providers that can be called, and what each wants a request to look like."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from promptjobs.errors import ProviderNotConfigured
+from promptjobs.errors import ProviderNotConfigured, SecretUnreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,39 +75,95 @@ class Provider:
         return headers
 
 
-class Providers:
-    """The server's registry of providers: the only source of upstream addresses and keys."""
+@dataclass(frozen=True, slots=True)
+class OwnKeys:
+    """The keys that a job's organisation has left for providers, by name; None in place of one that cannot be opened.
 
-    def __init__(self, environment: Mapping[str, tuple[str, SecretStr | None]]) -> None:
+    are_required: no other key may be used, the server's least of all.
+    """
+
+    by_provider: Mapping[str, SecretStr | None] = field(default_factory=dict)
+    are_required: bool = False
+
+    def concern(self, name: str) -> bool:
+        """Whether the server's own key must not be used for the provider."""
+        return self.are_required or name in self.by_provider
+
+    def require(self, name: str) -> None:
+        """Raises SecretUnreadable; ProviderNotConfigured where a key is required and none was left."""
+        if name in self.by_provider:
+            if self.by_provider[name] is None:
+                raise SecretUnreadable
+        elif self.are_required:
+            raise ProviderNotConfigured(
+                f"provider {name!r}: use_byok is true, and the organisation has left no key for it "
+                f"(PUT /api/provider-keys/{name})"
+            )
+
+
+NO_KEYS = OwnKeys()
+
+
+class Providers:
+    """The server's registry of providers: the only source of upstream addresses, and of keys that are the server's."""
+
+    def __init__(
+        self, environment: Mapping[str, tuple[str, SecretStr | None]], addresses: Mapping[str, str] | None = None
+    ) -> None:
+        """environment: base URL and key of each provider that can be called. addresses: base URLs of further ones,
+        which can be called with a key of the caller's organisation alone.
+        """
         self._providers = {
             name: Provider(name, base_url.rstrip("/"), key, KNOWN.get(name, Quirks()))
             for name, (base_url, key) in environment.items()
         }
+        self._keyless = {
+            name: Provider(name, base_url.rstrip("/"), None, KNOWN.get(name, Quirks()))
+            for name, base_url in (addresses or {}).items()
+        } | {name: replace(provider, key=None) for name, provider in self._providers.items()}
 
     def __iter__(self) -> Iterator[Provider]:
         return iter(self._providers.values())
 
-    def get(self, name: str) -> Provider:
-        """Raises ProviderNotConfigured, which says what to set."""
+    def get(self, name: str, own: OwnKeys = NO_KEYS) -> Provider:
+        """With the organisation's own key where it has left one, else with the server's.
+
+        Raises ProviderNotConfigured, which says what to set; SecretUnreadable.
+        """
+        own.require(name)
+        key = own.by_provider.get(name)
+        if key is not None:
+            return replace(self.without_key(name), key=key)
         provider = self._providers.get(name)
         if provider is not None:
             return provider
         quirks = KNOWN.get(name)
-        if quirks is not None and quirks.key_variable is not None:
-            raise ProviderNotConfigured(f"provider {name!r} has no key: set {quirks.key_variable} for the server")
-        known = ", ".join(sorted(KNOWN.keys() | self._providers.keys()))
-        raise ProviderNotConfigured(
-            f"provider {name!r} is unknown: the server knows {known}; "
-            "any other one needs PROMPTJOBS_PROVIDER_<NAME>_BASE_URL"
-        )
+        if quirks is None or quirks.key_variable is None:
+            raise self._unknown(name)
+        instead = f", or leave your own (PUT /api/provider-keys/{name})" if name in self._keyless else ""
+        raise ProviderNotConfigured(f"provider {name!r} has no key: set {quirks.key_variable} for the server{instead}")
+
+    def without_key(self, name: str) -> Provider:
+        """A provider that can be called once somebody brings a key. Raises ProviderNotConfigured."""
+        provider = self._keyless.get(name)
+        if provider is None:
+            raise self._unknown(name)
+        return provider
 
     def names(self) -> tuple[str, ...]:
-        """The providers that can be called, sorted."""
+        """The providers that can be called with what the server has, sorted."""
         return tuple(sorted(self._providers))
 
     def targets(self) -> frozenset[str]:
         """host:port of every provider: what a session that calls nothing but providers may dial."""
-        return frozenset(_target(provider.base_url) for provider in self._providers.values())
+        return frozenset(_target(provider.base_url) for provider in self._keyless.values())
+
+    def _unknown(self, name: str) -> ProviderNotConfigured:
+        known = ", ".join(sorted(KNOWN.keys() | self._providers.keys()))
+        return ProviderNotConfigured(
+            f"provider {name!r} is unknown: the server knows {known}; "
+            "any other one needs PROMPTJOBS_PROVIDER_<NAME>_BASE_URL"
+        )
 
 
 def prepare_body(provider: Provider, body: Mapping[str, Any]) -> dict[str, Any]:

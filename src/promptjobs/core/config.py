@@ -1,8 +1,9 @@
 """The resolved config of a job: what runs is what is stored and shown. `resolve` makes it, once per job."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
@@ -14,7 +15,7 @@ from promptjobs.core.config_mipro import MiproConfig, StageConfig, TpeConfig
 from promptjobs.core.config_modules import ModuleConfig, program_template, read_modules
 from promptjobs.core.config_policy import PolicyConfig, Price, job_policy
 from promptjobs.core.config_prompt import MessageConfig, PromptConfig, read_prompt
-from promptjobs.core.config_reading_mipro import mipro_config
+from promptjobs.core.config_reading_mipro import mipro_config, planned_anew
 from promptjobs.core.config_search import SearchConfig
 from promptjobs.core.config_sections import (
     AdaptiveBatchConfig,
@@ -28,8 +29,10 @@ from promptjobs.core.config_sections import (
 )
 from promptjobs.core.config_support import SECTION, FieldSupport
 from promptjobs.core.config_values import Given, read_fields, shown
+from promptjobs.core.config_warm_start import WarmPrompt, WarmStartConfig
 from promptjobs.core.policies import price_of, used_models
 from promptjobs.core.prompt import PromptTemplate
+from promptjobs.core.warm_start_check import fitting
 from promptjobs.errors import InvalidConfig, MiproConfigurationError, NotYetSupported
 
 __all__ = [
@@ -55,6 +58,9 @@ __all__ = [
     "TaskAppConfig",
     "TpeConfig",
     "VerifierConfig",
+    "WarmPrompt",
+    "WarmStartConfig",
+    "begun_with",
     "read_config",
     "resolve",
     "support_table",
@@ -77,13 +83,15 @@ class TaskAppConfig(Resolved):
 class JobConfig(Resolved, ABC):
     """All that determines a job, without secrets. Equal to what its JSON form reads back as.
 
-    The search stands below the algorithm's name: {"algorithm": "gepa", ..., "gepa": {...}}.
+    The search stands below the algorithm's name: {"algorithm": "gepa", ..., "gepa": {...}}. use_byok: whether providers
+    are called with the organisation's own keys; None: where it has left one.
     """
 
     algorithm: Literal["gepa", "mipro"]
     task_app: TaskAppConfig
     policy: PolicyConfig
     initial_prompt: PromptConfig | None = None
+    use_byok: bool | None = None
 
     @property
     @abstractmethod
@@ -137,11 +145,45 @@ class Resolution:
 def resolve(algorithm: str, config_body: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> Resolution:
     """Read a request once and for all: overrides applied, aliases joined, defaults filled in, ranges checked.
 
-    Raises InvalidConfig, of a MIPRO job MiproConfigurationError, or NotYetSupported; `field` is the dotted path.
+    Raises InvalidConfig, of a MIPRO job MiproConfigurationError, or NotYetSupported; `param` is the dotted path.
     """
     _check_algorithm(algorithm)
+    with _told_as(algorithm):
+        found = _resolved(algorithm, config_body, overrides)
+        warm = found.config.search.warm_start
+        return found if warm is None or warm.job_id is not None else _fitted(found)
+
+
+def begun_with(found: Resolution, earlier: Sequence[WarmPrompt]) -> Resolution:
+    """With the prompts of the earlier job that `warm_start.job_id` names; the request's own stand behind them.
+
+    Raises InvalidConfig, of a MIPRO job MiproConfigurationError, where one of them does not fit.
+    """
+    warm = found.config.search.warm_start
+    if warm is None:
+        raise ValueError("this job has no warm start")
+    whole = warm.model_copy(update={"prompts": (*earlier, *warm.prompts)})
+    with _told_as(found.config.algorithm):
+        return _fitted(replace(found, config=_with_warm_start(found.config, whole)))
+
+
+def _fitted(found: Resolution) -> Resolution:
+    warm, said = fitting(found.config)
+    return replace(found, config=_with_warm_start(found.config, warm), warnings=(*found.warnings, *said))
+
+
+def _with_warm_start(config: JobConfig, warm: WarmStartConfig | None) -> JobConfig:
+    search = config.search.model_copy(update={"warm_start": warm})
+    if isinstance(search, MiproConfig):
+        search = planned_anew(search, has_prompt=config.template() is not None)
+    return config.model_copy(update={config.algorithm: search})
+
+
+@contextmanager
+def _told_as(algorithm: str) -> Iterator[None]:
+    """What is wrong with the config of a MIPRO job has a class of its own."""
     try:
-        return _resolved(algorithm, config_body, overrides)
+        yield
     except InvalidConfig as error:
         if algorithm != "mipro":
             raise
@@ -188,7 +230,12 @@ def _gepa_job(given: Given) -> tuple[JobConfig, list[str]]:
     template = program_template(modules) if modules else prompt.template() if prompt is not None else None
     gepa, gepa_warnings = gepa_config(given, Model(policy.provider, policy.model), template, modules)
     config = GepaJobConfig(
-        algorithm="gepa", task_app=_task_app(values, "gepa"), policy=policy, initial_prompt=prompt, gepa=gepa
+        algorithm="gepa",
+        task_app=_task_app(values, "gepa"),
+        policy=policy,
+        initial_prompt=prompt,
+        use_byok=values[f"{SECTION}.use_byok"],
+        gepa=gepa,
     )
     if "cost" in gepa.objectives and price_of(config, policy.provider, policy.model) is None:
         gepa_warnings.append(
@@ -203,7 +250,12 @@ def _mipro_job(given: Given) -> tuple[JobConfig, list[str]]:
     prompt, prompt_warnings = (None, []) if values[path] is None else read_prompt(values[path], path)
     mipro, prompt, warnings = mipro_config(given, policy, prompt)
     config = MiproJobConfig(
-        algorithm="mipro", task_app=_task_app(values, "mipro"), policy=policy, initial_prompt=prompt, mipro=mipro
+        algorithm="mipro",
+        task_app=_task_app(values, "mipro"),
+        policy=policy,
+        initial_prompt=prompt,
+        use_byok=values[f"{SECTION}.use_byok"],
+        mipro=mipro,
     )
     return config, [*prompt_warnings, *warnings, *_unused_prices(config)]
 

@@ -16,7 +16,7 @@ CONTROL_KEYS = frozenset({"backend", "task_url", "metadata", "auto_start"})
 """Keys of `overrides` that steer the client, not the job."""
 
 SERVERS_KEY = "${ENVIRONMENT_API_KEY}"
-"""Stands in a config for the key that the server itself was given."""
+"""Stands in a config for the key that its organisation, or else the server, was given for task apps."""
 
 MAX_DEPTH = 32
 KEY = "task_app_api_key"
@@ -184,7 +184,7 @@ def _is_secret(path: Path, value: Any) -> bool:
 
 
 def task_app_key(changes: Json, body: Json) -> str | None:
-    """The key for the task app, overrides first; None where there is none, or where it is the server's own.
+    """The key for the task app, overrides first; None where there is none, or where it stands for the server's own.
 
     changes: the overrides, nested. body: as it was sent, so an empty override hides no key. Raises InvalidConfig for a
     key that could not be sent in a header.

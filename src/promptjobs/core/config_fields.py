@@ -6,7 +6,17 @@ from dataclasses import dataclass, replace
 from promptjobs.core.config_fields_gepa import GEPA
 from promptjobs.core.config_fields_mipro import MIPRO
 from promptjobs.core.config_fields_sections import GEPA_SECTIONS, MIPRO_SECTIONS, SHARED_SECTIONS
-from promptjobs.core.config_support import SECTION, UPSTREAM, FieldSupport, FieldType, choice, integer, never, number
+from promptjobs.core.config_support import (
+    MAX_CANDIDATES,
+    SECTION,
+    UPSTREAM,
+    FieldSupport,
+    FieldType,
+    choice,
+    integer,
+    never,
+    number,
+)
 from promptjobs.core.config_support import off as _off
 from promptjobs.core.config_support import on as _on
 
@@ -20,7 +30,8 @@ _JOB = (
         "task_app_api_key",
         T.SECRET,
         None,
-        "Key that the task app is called with; `${ENVIRONMENT_API_KEY}` is the server's own. It is never stored.",
+        "Key that the task app is called with; `${ENVIRONMENT_API_KEY}` is the organisation's, else the server's own."
+        " It is stored sealed, and never shown.",
         "gepa.task_app_api_key",
         "mipro.task_app_api_key",
     ),
@@ -32,6 +43,15 @@ _JOB = (
         "How rollouts are requested; `auto` asks the task app. Not in the SDK.",
     ),
     _on("initial_prompt", T.PROMPT, None, "The baseline prompt; see below."),
+    _on(
+        "use_byok",
+        T.FLAG,
+        None,
+        "Whether providers are called with the organisation's own keys: `true` with nothing else, `false` never; left"
+        " out, with its key where it has left one, else with the server's.",
+        "gepa.use_byok",
+        "mipro.use_byok",
+    ),
     _on("policy.provider", T.NAME, None, "Provider of the model under optimization. Required."),
     _on("policy.model", T.NAME, None, "The model under optimization. Required."),
     number("policy.temperature", 0.0, 0, 2, "Sampling temperature of the policy."),
@@ -182,17 +202,38 @@ _STOPS = (
     ),
 )
 
+_WARM_START = (
+    _on(
+        "warm_start.job_id",
+        T.NAME,
+        None,
+        "An earlier job, of the same organisation, whose candidates the search begins with. Not in the SDK.",
+    ),
+    _on(
+        "warm_start.candidates",
+        T.CANDIDATES,
+        "front",
+        "Which of them: the best one, those on its front, the best first, or these. Not in the SDK.",
+    ),
+    integer(
+        "warm_start.max_candidates",
+        8,
+        1,
+        MAX_CANDIDATES,
+        "Most candidates of the front that are taken over. Not in the SDK.",
+    ),
+    _on(
+        "warm_start.prompts",
+        T.PROMPT_LIST,
+        None,
+        "Prompts to begin with, of any origin: each with `messages`, or with `sections` as results show them. Not in"
+        " the SDK.",
+        harmless=([],),
+    ),
+)
+
 _NOT_YET = (
     _off("free_tier", T.FLAG, False, "A hosted plan."),
-    _off(
-        "use_byok",
-        T.FLAG,
-        None,
-        "A hosted plan: keys are the server's settings.",
-        "gepa.use_byok",
-        "mipro.use_byok",
-        harmless=(False,),
-    ),
     _off("mipro", T.OTHER_ALGORITHM, None, "In a GEPA job another algorithm's section: reported and not used."),
     _off("gepa", T.OTHER_ALGORITHM, None, "In a MIPRO job another algorithm's section: reported and not used."),
     _off("gepa.evaluation.validation_pool", T.NAME, None, "A named pool of seeds.", "gepa.validation_pool"),
@@ -206,6 +247,7 @@ FIELDS: tuple[FieldSupport, ...] = (
     *_JOB,
     *_MODULES,
     *_STOPS,
+    *_WARM_START,
     *GEPA,
     *GEPA_SECTIONS,
     *SHARED_SECTIONS,

@@ -21,6 +21,7 @@ from promptjobs.core.config_sections import (
 from promptjobs.core.config_seeds import ParetoSource, check_disjoint, plan_seeds
 from promptjobs.core.config_support import SECTION
 from promptjobs.core.config_values import Given
+from promptjobs.core.config_warm_start import read_warm_start
 from promptjobs.core.guards import Breach, Guards
 from promptjobs.core.json_contract import JsonContract
 from promptjobs.core.prompt import PromptTemplate
@@ -166,6 +167,7 @@ def gepa_config(
     batch = adaptive_batch(given)
     minibatch, minibatch_warnings = _minibatch_size(given, batch, len(plan.feedback))
     judge, judge_warnings = verifier(given, policy)
+    warm, warm_warnings = read_warm_start(given)
     config = GepaConfig(
         **taken,
         minibatch_size=minibatch,
@@ -185,10 +187,11 @@ def gepa_config(
         verifier=judge,
         proxy_models=proxy_models(given, policy),
         modules=modules,
+        warm_start=warm,
     )
     guard_warnings = _check_guards(config, prompt)
-    without_effect = _without_effect(config)
-    return config, [*minibatch_warnings, *pool_warnings, *judge_warnings, *guard_warnings, *without_effect]
+    section_warnings = [*pool_warnings, *judge_warnings, *warm_warnings]
+    return config, [*minibatch_warnings, *section_warnings, *guard_warnings, *_without_effect(config)]
 
 
 def _minibatch_size(given: Given, batch: AdaptiveBatchConfig | None, seeds: int) -> tuple[int, list[str]]:

@@ -23,6 +23,7 @@ from promptjobs.core.config_spec import read_spec
 from promptjobs.core.config_stages import Job, Program, read_program
 from promptjobs.core.config_support import SECTION
 from promptjobs.core.config_values import Given, listed
+from promptjobs.core.config_warm_start import read_warm_start
 from promptjobs.core.mipro_limits import planned_rollouts, planned_trials
 from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.text_tokens import count_tokens
@@ -73,6 +74,7 @@ def mipro_config(
     closed = {"validation": seeds[VALIDATION], "test": seeds[TEST]}
     pool, pool_warnings = adaptive_pool(given, "mipro.adaptive_pool", seeds[ONLINE], closed, "online")
     judge, judge_warnings = verifier(given, model)
+    warm, warm_warnings = read_warm_start(given)
     spec, spec_warnings = read_spec(given)
     taken = {name: values[f"{SECTION}.{path}"] for name, path in TAKEN.items()}
     mode = values[f"{TABLE}.proposer_mode"]
@@ -97,13 +99,14 @@ def mipro_config(
         stages=program.stages,
         edges=program.edges,
         rollout_budget=1,
+        warm_start=warm,
     )
     _check_search(config)
     template = program_template(program.modules) if program.modules else prompt.template() if prompt else None
     config = _budgeted(config, values[f"{TABLE}.rollout_budget"], has_prompt=template is not None)
     said = [*seed_warnings, *batch_warnings, *program.warnings, *pool_warnings, *judge_warnings, *spec_warnings]
     said += repeated_policy(values[f"{TABLE}.policy_config"], policy, f"{TABLE}.policy_config")
-    said += _check_lengths(config, template)
+    said += [*warm_warnings, *_check_lengths(config, template)]
     if values[f"{TABLE}.results_file"] is not None:
         said.append("mipro.results_file is ignored: results are read from the API, and no file is written")
     return config, prompt, [*said, *_learning(config)]
@@ -188,6 +191,11 @@ def shows_examples(config: MiproConfig) -> bool:
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------
+
+
+def planned_anew(config: MiproConfig, *, has_prompt: bool) -> MiproConfig:
+    """After a change of the plan: with what it needs now, where no budget was given."""
+    return config if config.is_budget_given else _budgeted(config, None, has_prompt=has_prompt)
 
 
 def _budgeted(config: MiproConfig, wanted: int | None, *, has_prompt: bool) -> MiproConfig:

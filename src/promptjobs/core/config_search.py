@@ -15,6 +15,7 @@ from promptjobs.core.config_sections import (
 )
 from promptjobs.core.config_support import SECTION
 from promptjobs.core.config_values import Given
+from promptjobs.core.config_warm_start import WarmPrompt, WarmStartConfig
 
 STOPS = {
     "max_trials": "termination_config.max_trials",
@@ -45,6 +46,7 @@ class SearchConfig(Resolved):
     score_threshold: None where that does not stop the search. adaptive_pool, verifier, proxy_models: None where
     switched off. modules: none where the program makes one kind of LLM call. max_rollout_spend_usd: on rollouts of
     every phase; max_proposal_spend_usd: on the meta-model. prices: by provider/model, the provider in lower case.
+    warm_start: None where the search begins with its baseline alone.
     """
 
     rng_seed: int = 0
@@ -77,11 +79,17 @@ class SearchConfig(Resolved):
     proxy_models: ProxyModelsConfig | None = None
     modules: tuple[ModuleConfig, ...] = ()
     prices: dict[str, Price] = Field(default_factory=dict)
+    warm_start: WarmStartConfig | None = None
 
     @property
     def token_cap(self) -> int | None:
         """Most tokens of the whole job, all models together; None where there is no limit."""
         return self.max_total_tokens
+
+    @property
+    def warm_prompts(self) -> tuple[WarmPrompt, ...]:
+        """What the search begins with beside its baseline."""
+        return () if self.warm_start is None else self.warm_start.prompts
 
     @property
     def module_limits(self) -> dict[str, int]:

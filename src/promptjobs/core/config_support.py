@@ -17,6 +17,8 @@ MAX_TEXT = 100_000
 """Characters of a free text (a meta-prompt)."""
 MAX_STRINGS = 50
 """Strings in a list (frozen spans, regular expressions)."""
+MAX_CANDIDATES = 50
+"""Prompts that a search can begin with beside its baseline."""
 
 
 class FieldType(StrEnum):
@@ -41,6 +43,8 @@ class FieldType(StrEnum):
     PRICES = "prices"
     SECRET = "secret"  # noqa: S105 - the name of a type
     LIST = "list"
+    CANDIDATES = "candidates"
+    PROMPT_LIST = "list of prompts"
     REFUSED = "refused"
     OTHER_ALGORITHM = "other algorithm"
 
@@ -91,6 +95,8 @@ class FieldSupport:
                 return f"list of at most {MAX_SEEDS} distinct integers from 0 to 2^53, or {{start, end, step}}"
             case FieldType.INTEGERS:
                 return f"list of distinct integers from {_plain(self.low)} to {_plain(self.high)}"
+            case FieldType.CANDIDATES:
+                return f'"best" or "front", or list of 1 to {MAX_CANDIDATES} distinct candidate ids'
             case FieldType.SPEC:
                 return f"object, or non-empty string, of at most {MAX_TEXT} characters"
             case _:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from promptjobs.core.config_fields import FieldTable
 from promptjobs.core.config_support import (
+    MAX_CANDIDATES,
     MAX_NAME,
     MAX_SEED,
     MAX_SEEDS,
@@ -125,8 +126,10 @@ def read(field: FieldSupport, path: str, value: Any) -> Any:
             return _expect(field, path, value, isinstance(value, str) and value.strip() and len(value) <= MAX_TEXT)
         case FieldType.FLAG:
             return _expect(field, path, value, isinstance(value, bool))
-        case FieldType.LIST:
+        case FieldType.LIST | FieldType.PROMPT_LIST:
             return _expect(field, path, value, isinstance(value, list))
+        case FieldType.CANDIDATES:
+            return _candidates(field, path, value)
         case FieldType.STRINGS:
             return _strings(field, path, value, MAX_TEXT)
         case FieldType.PATTERNS:
@@ -213,6 +216,16 @@ def _strings(field: FieldSupport, path: str, value: Any, longest: int) -> tuple[
     for one in _expect(field, path, value, fine):
         _expect(field, path, one, isinstance(one, str) and 0 < len(one) <= longest)
     return tuple(value)
+
+
+def _candidates(field: FieldSupport, path: str, value: Any) -> str | tuple[str, ...]:
+    """A word, in lower case; or ids."""
+    if isinstance(value, str):
+        return str(_expect(field, path, value, value.lower() in ("best", "front"))).lower()
+    fine = isinstance(value, list) and 1 <= len(value) <= MAX_CANDIDATES
+    for one in _expect(field, path, value, fine):
+        _expect(field, path, one, isinstance(one, str) and 0 < len(one) <= MAX_NAME)
+    return tuple(_expect(field, path, value, len(set(value)) == len(value)))
 
 
 def _url(field: FieldSupport, path: str, value: Any) -> str:

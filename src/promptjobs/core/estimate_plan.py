@@ -65,7 +65,7 @@ def _gepa(config: GepaJobConfig) -> Plan:
     usual = min(limits.USUAL_PROPOSAL, limits.iteration_rollouts(gepa))
     if gepa.acceptance == "full":
         usual = 2 * gepa.minibatch_size + len(gepa.front_seeds) // PASSING
-    search = max(0, total - probes - end - opening)
+    search = max(0, total - probes - end - opening - limits.warm_rollouts(gepa))
     planned = binding(gepa, search_rollouts=search, rollouts_per_proposal=usual).proposals
     proposals, at_most = _gepa_calls(gepa, planned, config.template())
     return Plan(

@@ -23,7 +23,8 @@ class FewShotExample:
     """A call of a stage with a good answer, as messages that can stand in a prompt; the last one is the answer.
 
     input_data: the wildcards' values in that call, else its text as "input". output_data: the answer as "output".
-    score: the rollout's, in [0, 1]. is_labelled: the answer is the task app's own, 1 its score.
+    score: the rollout's, in [0, 1]. is_labelled: the answer is the task app's own, 1 its score. seed: -1 for an example
+    of another job.
     """
 
     seed: int

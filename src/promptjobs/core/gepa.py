@@ -22,6 +22,7 @@ from promptjobs.core.gepa_gate import Gate
 from promptjobs.core.gepa_opening import Opening
 from promptjobs.core.gepa_proposals import Proposals
 from promptjobs.core.gepa_rebuilding import rebuild
+from promptjobs.core.gepa_warm_start import WarmStart
 from promptjobs.core.lanes import Cause, Lane
 from promptjobs.core.limits import (
     Budget,
@@ -115,8 +116,11 @@ class Gepa(Search):
         yield Step(facts=[events.started(self.config, self.budget.total)])
         if self.base is None or self.base.candidate_id not in self.archive:
             yield from Opening(self).run(lane)
+        if self.gepa.warm_prompts and self._may_go_on():
+            yield from WarmStart(self).run(lane)
         lanes = lane_count(self.gepa, self.budget.left)
-        self.drafts = draft_count(self.gepa, self.budget.left, self.budget.trials_left)
+        is_warm = bool(self.gepa.warm_prompts) and self.accepted > 0
+        self.drafts = 0 if is_warm else draft_count(self.gepa, self.budget.left, self.budget.trials_left)
         if isinstance(self.acceptance, Race) and not self.accepted and self._may_go_on():
             # The first step is the largest: whatever else was begun from the baseline meanwhile would be lost on it.
             self._started += self.drafts

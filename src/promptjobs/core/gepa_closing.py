@@ -31,7 +31,7 @@ class GepaClosing(Closing):
         if self.may_ask and best is not None and search.archive.members and search.gepa.test_seeds:
             yield from self._test(best)
         result = self._result(best, finalists)
-        yield Step(facts=[*closing_events(result), *search.progress()])
+        yield Step(facts=[*closing_events(result, search.evaluations.stats), *search.progress()])
         return result
 
     def _undecided(self) -> list[Fact]:
@@ -59,6 +59,7 @@ class GepaClosing(Closing):
         top = self._finalists(seeds)
         if self.may_ask:
             if phase is Phase.VALIDATION:
+                search.finalists = len(top)
                 yield Step(facts=search.enter(phase))
             yield Fork([self.scoring(candidate, seeds, phase) for candidate in top])
         return self.ranked(top, seeds, COMMON_SHARE, of_all=not search.is_race)

@@ -8,7 +8,13 @@ from promptjobs.core.config import GepaJobConfig
 from promptjobs.core.guards import Violation
 from promptjobs.core.pools import PoolChange
 from promptjobs.core.proposers.reflection import Refused
-from promptjobs.core.result import instance_scores_json, messages_json, prompt_json
+from promptjobs.core.result import (
+    instance_objectives_json,
+    instance_scores_json,
+    messages_json,
+    prompt_json,
+    stages_json,
+)
 from promptjobs.core.search_events import score_on, shown_score
 from promptjobs.core.transform import diff
 
@@ -48,6 +54,7 @@ def baseline(candidate: Candidate, seeds: Sequence[int], scores: Sequence[float 
             "baseline_score_seeds": len(known),
             "objectives": {"reward": mean},
             **instance_scores_json(known),
+            "instance_objectives": instance_objectives_json(known.values()),
             "rollouts_completed": rollouts,
             "prompt": prompt_json(candidate),
             "messages": messages_json(candidate),
@@ -55,8 +62,17 @@ def baseline(candidate: Candidate, seeds: Sequence[int], scores: Sequence[float 
     )
 
 
-def introduced(child: Candidate, parent: Candidate, changed: Sequence[str], number: int) -> list[Fact]:
-    """A new candidate, and the event that shows what it changes; number: of finished proposals."""
+def introduced(
+    child: Candidate,
+    parent: Candidate,
+    changed: Sequence[str],
+    number: int,
+    origin: Mapping[str, str | None] | None = None,
+) -> list[Fact]:
+    """A new candidate, and the event that shows what it changes; number: of finished proposals.
+
+    origin: the candidate of another job that it is taken from.
+    """
     name = changed[0] if changed else child.template.sections[0].name
     event = EventFact(
         "gepa.transformation.proposed",
@@ -72,6 +88,7 @@ def introduced(child: Candidate, parent: Candidate, changed: Sequence[str], numb
             "transformation_text": child.template.section(name).content,
             "transformation_dict": diff(parent.template, child.template).to_json(),
             "mutation_params": {"section": name, "sections": list(changed), "draw": number},
+            **({} if origin is None else {"origin": dict(origin)}),
         },
     )
     return [CandidateFact(child), event]
@@ -127,7 +144,10 @@ def raced(child: Candidate, scores: Mapping[int, float], accepted: bool, is_pare
             "parent_id": child.parents[0] if child.parents else None,
             "is_pareto": is_pareto,
             "mutation_type": child.operator,
+            "stages": stages_json(child.template),
             "instance_scores": list(scores.values()),
+            "instance_objectives": instance_objectives_json(scores.values()),
+            "seeds_evaluated": list(scores),
             "seed_scores": [{"seed": seed, "score": score} for seed, score in scores.items()],
         },
     )
@@ -145,6 +165,7 @@ def frontier_updated(archive: Archive, change: FrontChange) -> EventFact:
             "evicted": list(change.evicted),
             "frontier_size": len(front),
             "frontier_scores": {candidate_id: archive.ranking[candidate_id] for candidate_id in front},
+            "frontier_objectives": instance_objectives_json(archive.ranking[candidate_id] for candidate_id in front),
             "frontier_num_seeds": {candidate_id: len(archive.known_scores(candidate_id)) for candidate_id in front},
             "best_score": archive.ranking[best],
             "best_score_seeds": len(archive.known_scores(best)),
@@ -158,6 +179,7 @@ def new_best(candidate: Candidate, score: float, seeds: int, previous: float, ro
         "prompt.learning.gepa.new_best",
         f"candidate {candidate.n} is the best so far: {score_on(score, seeds)} (was {previous:.3f})",
         {
+            "version_id": candidate.candidate_id,
             "candidate_id": candidate.candidate_id,
             "best_score": score,
             "best_score_seeds": seeds,

@@ -7,7 +7,7 @@ from promptjobs.core.asks import Step, Steps
 from promptjobs.core.lanes import Lane
 from promptjobs.core.limits import COMMON_SHARE, opening_seeds, probe_seeds
 from promptjobs.core.screening import Screening
-from promptjobs.core.search_events import phase_changed
+from promptjobs.core.search_events import phase_changed, rollouts_started
 from promptjobs.core.trial import Phase
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Opening:
             template = yield from search.probe(lane, probe_seeds(search.config))
         search.begin(template)
         base = search.base = search.baseline_of(template)
-        facts = search.introduce(base)
+        facts = [*search.introduce(base), rollouts_started(search.gepa.train_seeds)]
         seeds = opening_seeds(search.gepa)
         reservation = search.reserve(len(seeds) * (1 + search.has_proxy))
         facts.append(phase_changed(search.phase, Phase.OPTIMIZATION))

@@ -230,8 +230,18 @@ class Proposals:
 
     # --- candidates --------------------------------------------------------------------------------------------------
 
-    def candidate(self, template: PromptTemplate, parents: Sequence[Candidate], operator: str, number: int) -> Steps:
-        """A new candidate of this prompt, told; None where it breaks a guard or is known already."""
+    def candidate(
+        self,
+        template: PromptTemplate,
+        parents: Sequence[Candidate],
+        operator: str,
+        number: int,
+        origin: Mapping[str, str | None] | None = None,
+    ) -> Steps:
+        """A new candidate of this prompt, told; None where it breaks a guard or is known already.
+
+        origin: the candidate of another job that it is taken from.
+        """
         main = parents[0]
         changed = [s.name for s in template.sections if s.content != main.template.section(s.name).content]
         violation = self.guards.check(template, main.template, changed) if self.guards else None
@@ -255,7 +265,7 @@ class Proposals:
         )
         self.candidates[candidate_id] = child
         self.evaluations.stats.count_proposal(is_refused=False)
-        yield Step(facts=events.introduced(child, main, changed, number))
+        yield Step(facts=events.introduced(child, main, changed, number, origin))
         return child
 
 

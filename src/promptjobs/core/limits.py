@@ -66,6 +66,11 @@ def opening_seeds(gepa: GepaConfig) -> tuple[int, ...]:
     return tuple(sorted(order[: FIRST + SECOND]))
 
 
+def warm_rollouts(gepa: GepaConfig) -> int:
+    """The prompts that the search begins with beside its baseline, on the same seeds, by the policy itself."""
+    return len(gepa.warm_prompts) * len(opening_seeds(gepa))
+
+
 def iteration_rollouts(gepa: GepaConfig) -> int:
     """One iteration: in the race evidence and a duel with the best, else two minibatches and the front's seeds."""
     if gepa.acceptance == "full":
@@ -115,6 +120,7 @@ def check_budget(config: GepaJobConfig) -> None:
     parts = {
         "probes of the task app's messages": len(probe_seeds(config)),
         "baseline": len(opening_seeds(gepa)) * (1 + (gepa.proxy_models is not None)),
+        "warm start": warm_rollouts(gepa),
         "one iteration": iteration_rollouts(gepa),
         "validation at the end": end_rollouts(gepa),
     }

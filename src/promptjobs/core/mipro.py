@@ -31,6 +31,7 @@ from promptjobs.core.mipro_rebuilding import rebuild
 from promptjobs.core.mipro_space import Space
 from promptjobs.core.mipro_spending import Spending
 from promptjobs.core.mipro_trials import Trials
+from promptjobs.core.mipro_warm_start import WarmStart
 from promptjobs.core.optimizer import Adopted
 from promptjobs.core.pools import AdaptivePool, FeedbackPool
 from promptjobs.core.search_base import Search
@@ -62,6 +63,7 @@ class Mipro(Search):
         self.minibatch: tuple[int, ...] = ()
         self.spending = Spending(mipro, self.evaluations.stats)
         self.proposing = Proposing(self)
+        self.warm = WarmStart(self)
         # The limits on calls of the meta-model end proposals, not the search among what was proposed.
         self.stops = Stops(mipro.model_copy(update={"max_meta_calls": None, "max_proposal_spend_usd": None}))
         self.is_begun = False
@@ -98,6 +100,7 @@ class Mipro(Search):
     def search(self, lane: Lane) -> Steps:
         yield Step(facts=events.started(self.config, self.budget.total))
         yield from Opening(self).run(lane)
+        yield from self.warm.measure(lane)
         while self.may_go_on():
             generates = generates_at(self.mipro, self.iteration) and self.proposing.may_call and self.proposing.has_room
             if generates or not self.trials.is_exhausted:
@@ -146,7 +149,7 @@ class Mipro(Search):
             events.iteration_complete(iteration, trials.done, value, seeds),
             *events.sampler_updated(iteration, trials.done, self.beliefs.rankings()),
         ]
-        yield Step(facts=[*told, *self.progress()])
+        yield Step(facts=[*told, *self.budget_facts(), *self.progress()])
 
     def _propose(self, lane: Lane) -> Steps:
         return (yield from self.proposing.generate(lane, self.iteration, set(self.minibatch)))

@@ -9,6 +9,7 @@ from promptjobs.core.asks import Fact, Fork, Step, Steps
 from promptjobs.core.closing import Closing
 from promptjobs.core.lanes import Lane
 from promptjobs.core.limits import COMMON_SHARE
+from promptjobs.core.mipro_result_events import job_completed, tested
 from promptjobs.core.result import Attempt, Finalist, Member, OptimizationResult
 from promptjobs.core.search_events import closing_events
 from promptjobs.core.trial import Phase
@@ -38,8 +39,8 @@ class MiproClosing(Closing):
         result = self._result(best, finalists)
         full = search.full_score(best.candidate_id) if best is not None and search.is_begun else None
         payload = self._payload(best) if best is not None and search.is_begun else {}
-        told: list[Fact] = [*events.tested(result, payload), *closing_events(result)]
-        told.append(events.job_completed(result, full, self._best_minibatch()))
+        told: list[Fact] = [*tested(result, payload), *closing_events(result, search.evaluations.stats)]
+        told.append(job_completed(result, full, self._best_minibatch()))
         yield Step(facts=[*told, *search.progress()])
         return result
 
@@ -57,6 +58,7 @@ class MiproClosing(Closing):
         seeds = search.full_seeds
         top = self._finalists(seeds)
         if self.may_ask:
+            search.finalists = len(top)
             yield Step(facts=search.enter(Phase.VALIDATION))
             yield Fork([self.scoring(candidate, seeds, Phase.VALIDATION) for candidate in top])
             search.beliefs.refresh()

@@ -11,11 +11,11 @@ from promptjobs.core.pools import PoolChange
 from promptjobs.core.prompt_compiler import Compiled
 from promptjobs.core.proposers.reflection import Refused
 from promptjobs.core.result import (
-    OptimizationResult,
-    final_scores_json,
+    instance_objectives_json,
     instance_scores_json,
     messages_json,
     prompt_json,
+    stages_json,
 )
 from promptjobs.core.screening import Screening
 from promptjobs.core.search_events import score_on, shown_score
@@ -76,6 +76,7 @@ def bootstrapped(candidate: Candidate, trial: Screening, demos: Mapping[str, int
                 "baseline_score_seeds": len(known),
                 "objectives": {"reward": mean},
                 **instance_scores_json(known),
+                "instance_objectives": instance_objectives_json(known.values()),
                 "rollouts_completed": rollouts,
                 "prompt": prompt_json(candidate),
                 "messages": messages_json(candidate),
@@ -160,8 +161,14 @@ def trial_duplicate(iteration: int, choice: Choice, known: Candidate) -> EventFa
 
 
 def trial_started(
-    iteration: int, number: int, candidate: Candidate, payload: Payload, compiled: Compiled
+    iteration: int,
+    number: int,
+    candidate: Candidate,
+    payload: Payload,
+    compiled: Compiled,
+    origin: Mapping[str, str | None] | None = None,
 ) -> list[EventFact]:
+    """origin: the candidate of another job that it is taken from."""
     data = {
         "iteration": iteration,
         "trial": number,
@@ -170,6 +177,7 @@ def trial_started(
         "stage_payloads": dict(payload),
         "prompt_tokens": compiled.tokens,
         "misses": [miss.to_json() for miss in compiled.misses],
+        **({} if origin is None else {"origin": dict(origin)}),
     }
     missed = f", {len(compiled.misses)} transforms did not apply" if compiled.misses else ""
     level = "warning" if compiled.misses else "info"
@@ -248,7 +256,10 @@ def minibatch(iteration: int, number: int, candidate: Candidate, found: Screenin
                 "parent_id": candidate.parents[0] if candidate.parents else None,
                 "is_pareto": False,
                 "mutation_type": candidate.operator,
+                "stages": stages_json(candidate.template),
                 "instance_scores": [each["score"] for each in scores],
+                "instance_objectives": instance_objectives_json(each["score"] for each in scores),
+                "seeds_evaluated": [each["seed"] for each in scores],
                 "seed_scores": scores,
             },
         ),
@@ -336,59 +347,6 @@ def stopping(reason: str, detail: str | None) -> EventFact:
         "prompt.learning.mipro.termination.triggered",
         f"the search ends: {detail or reason}",
         {"reason": reason, "detail": detail},
-    )
-
-
-def tested(result: OptimizationResult, payload: Payload) -> list[Fact]:
-    """The winner on the held-out seeds, with what it gained over the baseline there."""
-    test, best = result.test, result.best
-    if test is None or best is None or test.best_score is None:
-        return []
-    score = test.best_score.mean
-    baseline = test.baseline_score.mean if test.baseline_score else None
-    lift = None if baseline is None else score - baseline
-    facts: list[Fact] = [
-        EventFact(
-            "mipro.baseline.test",
-            f"the baseline scores {shown_score(baseline)} on {len(test.baseline)} test seeds",
-            {"test_score": baseline, "num_seeds": len(test.baseline)},
-        ),
-        EventFact(
-            "mipro.topk.evaluated",
-            f"the winner scores {shown_score(score)} on {len(test.best)} test seeds",
-            {
-                "rank": 1,
-                "candidate_id": best.candidate_id,
-                "train_score": result.best_score,
-                "train_num_seeds": result.best_score_seeds,
-                "test_score": score,
-                "test_num_seeds": len(test.best),
-                "lift_absolute": lift,
-                "lift_percent": 100 * lift / baseline if lift is not None and baseline else None,
-                "stage_payloads": dict(payload),
-                "instruction_lines": [line for each in payload.values() for line in each["instruction_lines"]],
-                "instruction_text": "\n".join(each["instruction_text"] for each in payload.values()),
-                "instruction_indices": [i for each in payload.values() for i in each["instruction_ids"]],
-                "demo_indices": [i for each in payload.values() for i in each["demo_indices"]],
-                "test_per_seed": {str(seed): value for seed, value in test.best.items()},
-                "test_seed_scores": [{"seed": seed, "score": value} for seed, value in test.best.items()],
-            },
-        ),
-    ]
-    return facts
-
-
-def job_completed(result: OptimizationResult, full: float | None, minibatch_score: float | None) -> EventFact:
-    return EventFact(
-        "mipro.job.completed",
-        f"best {score_on(result.best_score, result.best_score_seeds)}, "
-        f"baseline {score_on(result.baseline_score, result.baseline_score_seeds)}",
-        {
-            **final_scores_json(result),
-            "best_full_score": full,
-            "best_minibatch_score": minibatch_score,
-            "finish_reason": result.finish_reason,
-        },
     )
 
 

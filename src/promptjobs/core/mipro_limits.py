@@ -35,6 +35,11 @@ def iteration_rollouts(mipro: MiproConfig, seeds: int) -> int:
     return (mipro.num_evaluations_per_iteration + 1) * seeds
 
 
+def warm_rollouts(mipro: MiproConfig, seeds: int) -> int:
+    """The prompts that the search begins with, and the baseline, on a first minibatch of so many seeds."""
+    return (len(mipro.warm_prompts) + 1) * seeds if mipro.warm_prompts else 0
+
+
 def planned_rollouts(mipro: MiproConfig, *, has_prompt: bool) -> int:
     """What a search needs that ends with its last iteration. has_prompt: the task app's messages need no probes.
 
@@ -45,6 +50,7 @@ def planned_rollouts(mipro: MiproConfig, *, has_prompt: bool) -> int:
     full = planned_trials(mipro) // mipro.full_eval_every * each
     return (
         opening
+        + warm_rollouts(mipro, mipro.batch_size)
         + mipro.num_iterations * iteration_rollouts(mipro, mipro.batch_size)
         + full
         + (1 + mipro.validation_top_k) * each
@@ -59,10 +65,12 @@ def check_budget(config: "MiproJobConfig") -> None:
     Raises BudgetExceededError where the limit on tokens does not hold the bootstrap's prompts alone.
     """
     mipro = config.mipro
+    fewest = min(mipro.batch_size, FEWEST_SEEDS)
     parts = {
         "probes of the task app's messages": len(probe_seeds(config)),
         "bootstrap": opening_rollouts(mipro),
-        "one iteration": iteration_rollouts(mipro, min(mipro.batch_size, FEWEST_SEEDS)),
+        "warm start": warm_rollouts(mipro, fewest),
+        "one iteration": iteration_rollouts(mipro, fewest),
     }
     needed = _with_end(mipro, sum(parts.values()))
     parts["full evaluations at the end"] = needed - sum(parts.values())

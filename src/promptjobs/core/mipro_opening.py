@@ -19,6 +19,7 @@ from promptjobs.core.mipro_trials import Trials
 from promptjobs.core.prompt import PromptTemplate
 from promptjobs.core.python_transform import run_python
 from promptjobs.core.screening import Screening
+from promptjobs.core.search_events import rollouts_started
 from promptjobs.core.text_tokens import TokenCounter
 from promptjobs.core.trial import Phase
 from promptjobs.errors import JobFailed
@@ -76,7 +77,7 @@ class Opening:
     def _bootstrap(self, lane: Lane) -> Steps:
         search, mipro = self.search, self.search.mipro
         base, seeds = search.baseline(), mipro.bootstrap_seeds
-        yield Step(facts=search.introduce(base))
+        yield Step(facts=[*search.introduce(base), rollouts_started([*seeds, *mipro.online_seeds])])
         found: Screening = yield from self._measured(lane, base, seeds)
         scores = search.evaluations.scores(base.candidate_id, seeds)
         if not scores:
@@ -94,8 +95,9 @@ class Opening:
                 f"the bootstrap found {fewest} examples, and min_bootstrap_demos asks for {least}: give more bootstrap "
                 "seeds, or a lower few_shot_score_threshold"
             )
-        has_sets = any(stage.sets for stage in search.space.stages)
-        if not has_sets and not (search.proposing.has_room and generates_from(mipro, 0)):
+        yield from search.warm.fill_banks()
+        has_options = any(stage.sets or stage.bank for stage in search.space.stages)
+        if not has_options and not (search.proposing.has_room and generates_from(mipro, 0)):
             raise JobFailed("there is nothing to search: nothing is proposed, and the bootstrap found no examples")
 
     def _measured(self, lane: Lane, base: Candidate, seeds: Sequence[int]) -> Steps:

@@ -158,7 +158,7 @@ class Space:
         self.count_tokens = count_tokens
         self.runner = runner
         modules = baseline.modules
-        self.stages = [_stage(config, baseline, module) for config, module in zip(stages, modules, strict=True)]
+        self.stages = [stage_of(config, baseline, module) for config, module in zip(stages, modules, strict=True)]
 
     def dimensions(self) -> dict[str, int]:
         return {name: size for stage in self.stages for name, size in stage.dimensions().items()}
@@ -222,7 +222,7 @@ def _name_of(transforms: Sequence[AtomicInstructionTransform]) -> str:
     return "|".join(fingerprint(transform) for transform in transforms)
 
 
-def _stage(config: StageConfig, baseline: PromptTemplate, module: str) -> Stage:
+def stage_of(config: StageConfig, baseline: PromptTemplate, module: str) -> Stage:
     """Its instruction is the message that holds the text which the config names, else the first system or developer
     message, else the first.
     """

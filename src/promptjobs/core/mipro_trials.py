@@ -146,14 +146,14 @@ class Trials:
         known = search.candidates.get(candidate_id)
         if known is not None:
             return known
-        base = search.baseline()
+        base, is_warm = search.baseline(), candidate_id in search.warm.origins
         candidate = Candidate(
             candidate_id=candidate_id,
             n=len(search.candidates),
             prompt=compiled.template,
             baseline_id=base.candidate_id,
-            parents=(search.incumbent().candidate_id,),
-            operator="mipro",
+            parents=(base.candidate_id if is_warm else search.incumbent().candidate_id,),
+            operator="warm_start" if is_warm else "mipro",
             generation=search.iteration + 1,
         )
         return Picked(choice, candidate, compiled)
@@ -223,10 +223,10 @@ class Trials:
         self.done += 1
         self._since_full += 1
         number = self.done
-        payload = search.space.payload(picked.choice)
+        payload, origin = search.space.payload(picked.choice), search.warm.origins.get(candidate.candidate_id)
         facts: list[Fact] = [
             CandidateFact(candidate),
-            *events.trial_started(search.iteration, number, candidate, payload, picked.compiled),
+            *events.trial_started(search.iteration, number, candidate, payload, picked.compiled, origin),
         ]
         found: Screening = yield from self._minibatch(lane, candidate, seeds, reservation, facts)
         reservation.release()

@@ -203,7 +203,7 @@ class Race:
         self._rejected_in_a_row = 0 if winner else self._rejected_in_a_row + 1
         if winner is None:
             return False
-        yield from self._join(reference, winner, outcome)
+        yield from self.join(reference, winner, outcome)
         best = search.best_candidate()
         if best not in (reference, winner):
             # Another lane was faster: what both have found is put together, and has to prove itself.
@@ -216,7 +216,7 @@ class Race:
                     search.ladder.inherit(child.candidate_id, best.candidate_id)
                     again: Outcome = yield from self.duel(lane, best, [child])
                     if again.winner is not None:
-                        yield from self._join(best, again.winner, again)
+                        yield from self.join(best, again.winner, again)
         return True
 
     def duel(self, lane: Lane, reference: Candidate, children: Sequence[Candidate]) -> Steps:
@@ -227,33 +227,33 @@ class Race:
         before = yield from self._block(lane, [reference, *children], first)
         if before is None:
             for child in children:
-                yield from self._reject(child, {}, "no budget left")
+                yield from self.reject(child, {}, "no budget left")
             return Outcome(None)
-        gains = {c.candidate_id: self._gain(before, reference, c, first) for c in children}
+        gains = {c.candidate_id: paired_gain(before, reference, c, first) for c in children}
         champion, *others = sorted(children, key=lambda c: (-(gains[c.candidate_id][0]), c.n))
         for lost in others:
             gain, pairs = gains[lost.candidate_id]
             is_lesson = pairs >= COMMON_SHARE * len(first) and gain <= 0
-            yield from self._reject(lost, before[lost.candidate_id], "a sibling was better", is_lesson=is_lesson)
+            yield from self.reject(lost, before[lost.candidate_id], "a sibling was better", is_lesson=is_lesson)
         gain, pairs = gains[champion.candidate_id]
         after = before
         if second and pairs and gain >= HOPELESS:
             more = yield from self._block(lane, [reference, champion], second)
             if more is None:
-                yield from self._reject(champion, before[champion.candidate_id], "no budget left")
+                yield from self.reject(champion, before[champion.candidate_id], "no budget left")
                 return Outcome(None)
             after = {c: {**before.get(c, {}), **more[c]} for c in more}
-            gain, pairs = self._gain(after, reference, champion, [*first, *second])
+            gain, pairs = paired_gain(after, reference, champion, [*first, *second])
         elif second:
             why = "not improved" if pairs else "incomplete"
             is_lesson = pairs >= COMMON_SHARE * len(first)
-            yield from self._reject(champion, before[champion.candidate_id], why, is_lesson=is_lesson)
+            yield from self.reject(champion, before[champion.candidate_id], why, is_lesson=is_lesson)
             return Outcome(None)
         if pairs < COMMON_SHARE * len(order[: FIRST + SECOND]):
-            yield from self._reject(champion, after[champion.candidate_id], "incomplete")
+            yield from self.reject(champion, after[champion.candidate_id], "incomplete")
             return Outcome(None)
         if not (gain > search.min_improvement or search.is_trade_off(reference, champion, gain, pairs)):
-            yield from self._reject(champion, after[champion.candidate_id], "not improved", is_lesson=True)
+            yield from self.reject(champion, after[champion.candidate_id], "not improved", is_lesson=True)
             return Outcome(None)
         if search.evaluations.proxy is not None:
             return (yield from self._confirmed(lane, reference, champion, [*first, *second]))
@@ -269,17 +269,17 @@ class Race:
             if reservation is None:
                 search.exhausted.add(lane.path)
                 known = search.evaluations.scores(champion.candidate_id, seeds)
-                yield from self._reject(champion, known, "no budget left")
+                yield from self.reject(champion, known, "no budget left")
                 return Outcome(None)
             if reservation.held:
                 yield from search.score(lane, candidate, seeds, Phase.OPTIMIZATION, reservation)
             reservation.release()
             found[candidate.candidate_id] = search.evaluations.scores(candidate.candidate_id, seeds)
-        gain, pairs = self._gain(found, reference, champion, seeds)
+        gain, pairs = paired_gain(found, reference, champion, seeds)
         is_better = gain > search.min_improvement or search.is_trade_off(reference, champion, gain, pairs)
         if is_better and pairs >= COMMON_SHARE * len(seeds):
             return Outcome(champion, gain, pairs)
-        yield from self._reject(champion, found[champion.candidate_id], "not confirmed", is_lesson=True)
+        yield from self.reject(champion, found[champion.candidate_id], "not confirmed", is_lesson=True)
         return Outcome(None)
 
     def _order(self, reference: Candidate, rng: random.Random) -> list[int]:
@@ -314,17 +314,8 @@ class Race:
     ) -> Callable[[Lane], Steps]:
         return lambda lane: self.search.screen(lane, candidate, seeds, reservation)
 
-    @staticmethod
-    def _gain(
-        scores: Mapping[str, Mapping[int, float]], reference: Candidate, child: Candidate, seeds: Sequence[int]
-    ) -> tuple[float, int]:
-        """Mean paired difference and the number of pairs."""
-        ours, theirs = scores[child.candidate_id], scores[reference.candidate_id]
-        pairs = [ours[seed] - theirs[seed] for seed in seeds if seed in ours and seed in theirs]
-        return (sum(pairs) / len(pairs), len(pairs)) if pairs else (-1.0, 0)
-
-    def _reject(self, child: Candidate, scores: Mapping[int, float], why: str, *, is_lesson: bool = False) -> Steps:
-        """is_lesson: whether the parent's next reflections are told that this did not help."""
+    def reject(self, child: Candidate, scores: Mapping[int, float], why: str, *, is_lesson: bool = False) -> Steps:
+        """Not into the archive. is_lesson: whether the parent's next reflections are told that this did not help."""
         search = self.search
         mean = sum(scores.values()) / len(scores) if scores else None
         search.attempts[child.candidate_id] = Attempt(child, mean, len(scores), False)
@@ -332,10 +323,19 @@ class Race:
             search.proposals.reject(child, search.candidates[child.parents[0]])
         yield Step(facts=[events.raced(child, scores, False, False, why)])
 
-    def _join(self, reference: Candidate, child: Candidate, outcome: Outcome) -> Steps:
+    def join(self, reference: Candidate, child: Candidate, outcome: Outcome) -> Steps:
         """Into the archive, ranked by the reference's estimate and the measured difference, shrunk."""
         search = self.search
         seeds = [seed for seed in search.front_seeds if seed in search.evaluations.known[child.candidate_id]]
         shrunk = outcome.gain * outcome.seeds / (outcome.seeds + SHRINKAGE)
         estimate = min(1.0, max(0.0, search.archive.ranking[reference.candidate_id] + shrunk))
         yield from search.join(child, seeds, estimate)
+
+
+def paired_gain(
+    scores: Mapping[str, Mapping[int, float]], reference: Candidate, child: Candidate, seeds: Sequence[int]
+) -> tuple[float, int]:
+    """Mean paired difference and the number of pairs."""
+    ours, theirs = scores[child.candidate_id], scores[reference.candidate_id]
+    pairs = [ours[seed] - theirs[seed] for seed in seeds if seed in ours and seed in theirs]
+    return (sum(pairs) / len(pairs), len(pairs)) if pairs else (-1.0, 0)

@@ -1,13 +1,16 @@
 """The result of an optimization, and the snapshot payload that is made of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from promptjobs.core.archive import Candidate, candidate_to_json
-from promptjobs.core.prompt import render
+from promptjobs.core.prompt import PromptTemplate, render
 from promptjobs.core.transform import diff
 from promptjobs.core.verdict import Estimate, paired_difference, score_estimate
+
+ONLY_STAGE = "main"
+"""What clients are told as the stage of a prompt that is not divided into modules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,27 @@ def instance_scores_json(scores: Mapping[int, float]) -> dict[str, Any]:
     return {"instance_scores": list(scores.values()), "seeds": list(scores)}
 
 
+def instance_objectives_json(scores: Iterable[float]) -> list[dict[str, float]]:
+    """The same scores in the form that clients read where there may be further objectives."""
+    return [{"reward": score} for score in scores]
+
+
+def named_text(template: PromptTemplate) -> str:
+    """A prompt as one text in which each section says its role and its name."""
+    return "\n\n".join(f"[{section.role} | {section.name}]\n{section.content}" for section in template.sections)
+
+
+def stages_json(template: PromptTemplate) -> dict[str, dict[str, str]]:
+    """The instruction of each module, by its id: its first section. A prompt that is not divided is one stage."""
+    parts = {module or ONLY_STAGE: template.part(module).sections for module in template.modules}
+    return {stage: {"instruction": sections[0].content} for stage, sections in parts.items() if sections}
+
+
+def prompt_length(candidate: Candidate) -> int:
+    """Characters of what is sent, placeholders as they are; 0 while the prompt is not known."""
+    return 0 if candidate.prompt is None else sum(len(section.content) for section in candidate.prompt.sections)
+
+
 def prompt_json(candidate: Candidate | None) -> dict[str, Any] | None:
     return None if candidate is None or candidate.prompt is None else candidate.prompt.to_json()
 
@@ -223,7 +247,7 @@ def attempted_json(result: OptimizationResult) -> list[dict[str, Any]]:
                 "num_seeds": attempt.seeds,
                 "objectives": {"reward": attempt.score},
                 "accepted": attempt.accepted,
-                "prompt_length": sum(len(section.content) for section in prompt.sections),
+                "prompt_length": prompt_length(attempt.candidate),
                 "object": changes,
             }
         )
@@ -240,8 +264,10 @@ def optimized_json(result: OptimizationResult) -> list[dict[str, Any]]:
             "score": {
                 "accuracy": member.score,
                 "num_seeds": member.seeds,
+                "prompt_length": prompt_length(member.candidate),
                 "instance_scores": list(member.known.values()),
             },
+            "objectives": {"reward": member.score},
             "payload_kind": "template",
             "object": {"type": "template", "data": prompt_json(member.candidate)},
             "messages": messages_json(member.candidate),

@@ -26,7 +26,7 @@ FAILURES_IN_A_ROW = 5
 
 
 class Search(ABC):
-    """candidates: all of the search, by id. base: None before the baseline is known."""
+    """candidates: all of the search, by id. base: None before the baseline is known. finalists: of the validation."""
 
     algorithm: str
 
@@ -34,11 +34,14 @@ class Search(ABC):
         self.evaluations = evaluations
         self.budget = budget
         budget.trials = config.search.max_trials
+        self._token_cap = config.search.token_cap
         budget.purse = purse_of(config.search, longest_reply(config), evaluations.stats, self)
         self.pool = pool
         self.candidates: dict[str, Candidate] = {}
         self.base: Candidate | None = None
         self.phase = Phase.BOOTSTRAP
+        self.finalists = 0
+        self._measured_before_validation = 0
         self.finish_reason: str | None = None
         self.finish_detail: str | None = None
 
@@ -168,8 +171,23 @@ class Search(ABC):
     def enter(self, phase: Phase) -> list[Fact]:
         """The facts of a new phase; none where the search is in it already."""
         before, self.phase = self.phase, phase
+        if phase is Phase.VALIDATION and before is not phase:
+            self._measured_before_validation = self.evaluations.stats.trials[phase]
         return [] if before is phase else [events.phase_changed(before, phase), ProgressFact(self.progress_data())]
 
     def progress(self) -> list[Fact]:
         data = self.progress_data()
+        tried, planned = data["transformations_tried"], data["transformations_planned"]
+        data |= {
+            "percent_transformations": tried / planned,
+            "rollout_tokens_budget": self._token_cap,
+            **self._validation(),
+        }
         return [events.progress(data), ProgressFact(data)]
+
+    def _validation(self) -> dict[str, int]:
+        """During the validation, how many of the finalists have been measured."""
+        if self.phase is not Phase.VALIDATION:
+            return {}
+        measured = self.evaluations.stats.trials[Phase.VALIDATION] - self._measured_before_validation
+        return {"validation_candidate": min(measured, self.finalists), "validation_total": self.finalists}

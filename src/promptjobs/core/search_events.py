@@ -8,15 +8,19 @@ from promptjobs.core.asks import EventFact
 from promptjobs.core.prompt import PromptTemplate, full_text, render
 from promptjobs.core.result import (
     Finalist,
+    Measured,
     Member,
     OptimizationResult,
     attempted_json,
     final_scores_json,
+    instance_scores_json,
     messages_json,
     modules_json,
+    named_text,
     optimized_json,
     prompt_json,
 )
+from promptjobs.core.stats import Statistics
 from promptjobs.core.trial import Phase, Trial
 from promptjobs.core.verdict import Estimate
 
@@ -41,6 +45,15 @@ def pattern_found(algorithm: str, template: PromptTemplate) -> EventFact:
         f"prompt.learning.{algorithm}.baseline.messages",
         "the baseline prompt was gathered from the task app's own messages",
         {"prompt": template.to_json(), "messages": [m.to_json() for m in render(template)]},
+    )
+
+
+def rollouts_started(seeds: Sequence[int]) -> EventFact:
+    """seeds: on which the search learns."""
+    return EventFact(
+        "prompt.learning.rollouts.start",
+        f"the rollouts begin: {len(seeds)} seeds to learn from",
+        {"train_seeds": list(seeds)},
     )
 
 
@@ -85,9 +98,26 @@ def validation_scored(finalist: Finalist, baseline: Estimate | None) -> EventFac
     )
 
 
-def closing_events(result: OptimizationResult) -> list[EventFact]:
-    """What follows the last evaluation: the validation's summary, the best prompt, the top prompts, all results."""
-    facts = []
+def usage_recorded(stats: Statistics) -> EventFact:
+    """What all answers have cost, as far as their prices are known. Calls that came to nothing are not among them: the
+    ledger knows those too. There is no sandbox, so it costs nothing."""
+    return EventFact(
+        "prompt.learning.usage.recorded",
+        f"{stats.total_tokens} tokens, ${stats.spent_usd:.6g}",
+        {
+            "total_usd": stats.spent_usd,
+            "usd_tokens": stats.spent_usd,
+            "sandbox_usd": 0.0,
+            "total_tokens": stats.total_tokens,
+            "is_complete": stats.total_cost_usd is not None,
+        },
+    )
+
+
+def closing_events(result: OptimizationResult, stats: Statistics) -> list[EventFact]:
+    """What follows the last evaluation: what was used, the validation's summary, the best prompt, the top prompts, all
+    results."""
+    facts = [usage_recorded(stats)]
     if result.finalists:
         base = result.validation.baseline_score if result.validation else None
         facts += [validation_scored(finalist, base) for finalist in result.finalists]
@@ -96,7 +126,7 @@ def closing_events(result: OptimizationResult) -> list[EventFact]:
                 "prompt.learning.validation.summary",
                 f"{len(result.finalists)} candidates were validated",
                 {
-                    "baseline": base.mean if base else None,
+                    "baseline": _baseline_json(result.validation),
                     "baseline_num_seeds": base.n if base else 0,
                     "results": [finalist.to_json() for finalist in result.finalists],
                 },
@@ -107,6 +137,19 @@ def closing_events(result: OptimizationResult) -> list[EventFact]:
         facts += _top_prompts(result)
     facts.append(_final_results(result))
     return facts
+
+
+def _baseline_json(validation: Measured | None) -> dict[str, Any]:
+    """An object, and no number: clients ask it for its `accuracy` and its `seeds`."""
+    known = dict(validation.baseline) if validation else {}
+    score = validation.baseline_score if validation else None
+    objectives = {"reward": score.mean} if score else {}
+    return {
+        "accuracy": score.mean if score else None,
+        "num_seeds": score.n if score else 0,
+        "objectives": objectives,
+        **instance_scores_json(known),
+    }
 
 
 def _best_prompt(result: OptimizationResult) -> EventFact:
@@ -143,7 +186,7 @@ def _top_prompt(finalist: Finalist, member: Member | None) -> EventFact:
             "val_accuracy": finalist.accuracy,
             "val_num_seeds": len(finalist.scores),
             "template": prompt_json(finalist.candidate),
-            "full_text": full_text(render(finalist.candidate.template)),
+            "full_text": named_text(finalist.candidate.template),
         },
     )
 
@@ -168,3 +211,13 @@ def _final_results(result: OptimizationResult) -> EventFact:
 def _version_tree(result: OptimizationResult) -> list[dict[str, Any]]:
     members: Sequence[Candidate] = [member.candidate for member in result.archive]
     return [{"candidate_id": c.candidate_id, "parents": list(c.parents), "generation": c.generation} for c in members]
+
+
+def not_taken_over(origin: Mapping[str, str | None], why: str) -> EventFact:
+    """A prompt of another job that does not fit the baseline, which was not known when the job was created."""
+    return EventFact(
+        "prompt.learning.warm_start.refused",
+        f"a prompt of warm_start does not fit: {why}",
+        {"origin": dict(origin), "reason": why},
+        "warning",
+    )

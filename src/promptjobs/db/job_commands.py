@@ -4,12 +4,15 @@ Every command is decided under the lock of the job's row, which settles its race
 a claim, a hand-over and the publish at the end take the same lock. Each may be repeated.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 from sqlalchemy import Double, cast, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from promptjobs.core.stats import Statistics
 from promptjobs.db import balances, events
 from promptjobs.db.balances import DEFAULT_ORGANISATION
 from promptjobs.db.jobs import JobStatus
@@ -28,12 +31,17 @@ from promptjobs.db.models import (
     TrialRow,
     Turn,
 )
+from promptjobs.db.webhook_messages import enqueue_end
+from promptjobs.db.webhooks import driver_of
 from promptjobs.errors import BalanceEmpty, JobConflict, JobNotFound
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job as it is inserted. config, config_sent, warnings, metadata and event_data are JSON texts."""
+    """A job as it is inserted. config, config_sent, warnings, metadata and event_data are JSON texts.
+
+    labels: of the metadata what lists are filtered by. task_app_key: sealed.
+    """
 
     id: str
     algorithm: str
@@ -46,6 +54,9 @@ class NewJob:
     event_message: str
     event_data: str
     organisation: str = DEFAULT_ORGANISATION
+    labels: Mapping[str, str] = field(default_factory=dict)
+    parent_id: str | None = None
+    config_name: str | None = None
 
 
 async def create(connection: AsyncConnection, job: NewJob) -> None:
@@ -60,6 +71,9 @@ async def create(connection: AsyncConnection, job: NewJob) -> None:
             config_sent=job.config_sent,
             warnings=job.warnings,
             metadata_json=job.metadata,
+            labels=dict(job.labels),
+            parent_id=job.parent_id,
+            config_name=job.config_name,
             task_app_key=job.task_app_key,
             last_seq=1,
         )
@@ -240,4 +254,13 @@ async def _end_untouched(connection: AsyncConnection, job: _Standing, why: dict[
         cancel_requested_at=now,
         paused_at=None,
         task_app_key=None,
+    )
+    metadata = (await connection.execute(select(Job.metadata_json).where(Job.id == job.id))).scalar_one()
+    await enqueue_end(
+        await driver_of(connection),
+        job.id,
+        detail=why.get("reason"),
+        metadata=orjson.loads(metadata),
+        figures=data,
+        stats={**Statistics().to_json(), "total_time_seconds": 0.0},
     )

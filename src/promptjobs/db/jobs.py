@@ -1,6 +1,6 @@
 """Queries of jobs as their readers see them: one, a page, its config, how far its stream goes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, Self
 
 from sqlalchemy import Select, Subquery, Text, and_, bindparam, cast, func, select, true, tuple_
-from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.dialects.postgresql import JSON, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
@@ -83,11 +83,15 @@ class JobRow:
     config, warnings, metadata, progress: JSON texts. best_prompt: the best candidate's template while the job runs;
     best_messages: those that it has published; best_snapshot: the payload, where one job was asked for. All JSON texts.
     categories: what was spent on each, where one job was asked for. balance_usd: of its organisation, if it has one.
+    parent_id: of the job that it was forked from, which may have been deleted.
     """
 
     id: str
+    organisation: str
     algorithm: str
     status: JobStatus
+    parent_id: str | None
+    config_name: str | None
     config: str
     warnings: str
     metadata: str
@@ -116,20 +120,30 @@ class JobRow:
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs to list. after: the id of the job behind which the page starts; since: created then or later."""
+    """Which jobs to list. after: the id of the job behind which the page starts; since: created then or later.
 
+    labels: what their metadata must hold, all of it.
+    """
+
+    organisation: str
     limit: int
     after: str | None = None
     offset: int = 0
     status: JobStatus | None = None
     algorithm: str | None = None
     since: datetime | None = None
+    parent_id: str | None = None
+    config_name: str | None = None
+    labels: Mapping[str, str] | None = None
 
 
 COLUMNS = (
     Job.id,
+    Job.organisation,
     Job.algorithm,
     Job.status,
+    Job.parent_id,
+    Job.config_name,
     Job.config,
     Job.warnings,
     Job.metadata_json,
@@ -192,8 +206,12 @@ def _page(named: frozenset[str]) -> Select[*tuple[Any, ...]]:
         "status": Job.status == bindparam("status"),
         "algorithm": Job.algorithm == bindparam("algorithm"),
         "since": Job.created_at >= bindparam("since"),
+        "parent_id": Job.parent_id == bindparam("parent_id"),
+        "config_name": Job.config_name == bindparam("config_name"),
+        "labels": Job.labels.contains(bindparam("labels", type_=JSONB)),
     }
     chosen = select(Job.id, Job.created_at).order_by(Job.created_at.desc(), Job.id.desc())
+    chosen = chosen.where(Job.organisation == bindparam("organisation"))
     chosen = chosen.where(*(filters[name] for name in filters if name in named))
     page, shown = _shown(chosen.offset(bindparam("offset")).limit(bindparam("limit")))
     sums = select(*SPENT).where(LedgerRow.job_id == page.c.id).lateral("spent")
@@ -212,11 +230,20 @@ async def read(connection: AsyncConnection, job_id: str) -> JobRow:
 
 async def read_page(connection: AsyncConnection, wanted: JobFilter) -> list[JobRow]:
     """Jobs, newest first, without payloads and categories. Raises InvalidRequest for a cursor that is no job."""
-    filters = {"status": wanted.status, "algorithm": wanted.algorithm, "since": wanted.since, "after": wanted.after}
+    filters = {
+        "status": wanted.status,
+        "algorithm": wanted.algorithm,
+        "since": wanted.since,
+        "after": wanted.after,
+        "parent_id": wanted.parent_id,
+        "config_name": wanted.config_name,
+        "labels": dict(wanted.labels) if wanted.labels else None,
+    }
     given: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
     query = _page(frozenset(given))
+    given["organisation"] = wanted.organisation
     if wanted.after is not None:
-        cursor = select(Job.created_at).where(Job.id == wanted.after)
+        cursor = select(Job.created_at).where(Job.id == wanted.after, Job.organisation == wanted.organisation)
         given["after_created_at"] = (await connection.execute(cursor)).scalar_one_or_none()
         if given["after_created_at"] is None:
             raise InvalidRequest(f"there is no job {wanted.after!r}", "after")
@@ -227,9 +254,9 @@ async def read_page(connection: AsyncConnection, wanted: JobFilter) -> list[JobR
 def _row(
     columns: Sequence[Any], spent: Spent, categories: Spending | None = None, payload: str | None = None
 ) -> JobRow:
-    job_id, algorithm, status, *rest, balance_usd = columns
+    job_id, organisation, algorithm, status, *rest, balance_usd = columns
     more = {"best_snapshot": payload, "spent": spent, "categories": categories, "balance_usd": balance_usd}
-    return JobRow(job_id, algorithm, JobStatus(status), *rest, **more)
+    return JobRow(job_id, organisation, algorithm, JobStatus(status), *rest, **more)
 
 
 async def require(connection: AsyncConnection, job_id: str) -> None:

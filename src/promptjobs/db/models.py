@@ -129,6 +129,14 @@ class Job(Base):
         Index("ix_jobs_organisation_status_created_at_id", "organisation", "status", "created_at", "id"),
         Index("ix_jobs_organisation_algorithm_created_at_id", "organisation", "algorithm", "created_at", "id"),
         Index("ix_jobs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
+        Index(
+            "ix_jobs_organisation_config_name_created_at_id",
+            "organisation",
+            "config_name",
+            "created_at",
+            "id",
+            postgresql_where=text("config_name IS NOT NULL"),
+        ),
         Index("ix_jobs_parent_id", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
         {"postgresql_with": {"fillfactor": "50"}},
     )

@@ -14,6 +14,7 @@ from promptjobs.core.stats import Statistics, Tokens
 from promptjobs.core.trial import Phase
 from promptjobs.core.verifier import PURPOSE as JUDGE
 from promptjobs.db.ledger import Spending, read_spending
+from promptjobs.db.webhook_messages import enqueue_end
 from promptjobs.errors import LeaseLost
 
 
@@ -184,6 +185,7 @@ async def end_job(connection: asyncpg.Connection, job_id: str, epoch: int, endin
     Raises LeaseLost where the job runs elsewhere.
     """
     async with connection.transaction():
+        sent = orjson.loads(await connection.fetchval("SELECT metadata FROM jobs WHERE id = $1", job_id) or "{}")
         seq = await connection.fetchval(
             "UPDATE jobs SET status = $3, finish_reason = $4, error = $5, best_score = $6, best_train_score = $7, "
             "best_validation_score = $8, best_snapshot_id = $9, metadata = $10, last_seq = last_seq + 1, "
@@ -199,7 +201,7 @@ async def end_job(connection: asyncpg.Connection, job_id: str, epoch: int, endin
             ending.best_train_score,
             ending.best_validation_score,
             ending.best_snapshot_id,
-            await _merged_metadata(connection, job_id, ending.metadata),
+            orjson.dumps({**sent, **ending.metadata}).decode(),
         )
         if seq is None:
             await _require_ended(connection, job_id, epoch)
@@ -226,11 +228,15 @@ async def end_job(connection: asyncpg.Connection, job_id: str, epoch: int, endin
             orjson.dumps(ending.event_data).decode(),
         )
         await connection.execute("SELECT pg_notify('promptjobs_events', $1)", job_id)
-
-
-async def _merged_metadata(connection: asyncpg.Connection, job_id: str, more: Mapping[str, Any]) -> str:
-    sent = await connection.fetchval("SELECT metadata FROM jobs WHERE id = $1", job_id)
-    return orjson.dumps({**orjson.loads(sent or "{}"), **more}).decode()
+        told = ending.event_data
+        await enqueue_end(
+            connection,
+            job_id,
+            detail=told.get("detail"),
+            metadata=sent,
+            figures=told,
+            stats=told.get("stats", {}),
+        )
 
 
 async def _require_ended(connection: asyncpg.Connection, job_id: str, epoch: int) -> None:

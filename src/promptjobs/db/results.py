@@ -1,4 +1,4 @@
-"""Queries of what a job has found: trials, rollouts, candidates, the learning curve, snapshots, artifacts."""
+"""Queries of what a job has found: trials, rollouts, the learning curve, snapshots, artifacts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,6 @@ CURVE_TYPES = (
     "prompt.learning.mipro.baseline",
     "mipro.new_incumbent",
 )
-MAX_ARTIFACTS = 1000
 MAX_CURVE = 10_000
 
 
@@ -204,23 +203,7 @@ async def read_mean_scores(connection: AsyncConnection, job_id: str, limit: int)
     ]
 
 
-# --- candidates ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class StoredCandidate:
-    candidate: Candidate
-    created_at: datetime
-
-
-async def read_candidates(connection: AsyncConnection, job_id: str, page: Page) -> list[StoredCandidate]:
-    """Candidates in the order in which they were proposed."""
-    query = select(CandidateRow.__table__).where(CandidateRow.job_id == job_id).order_by(CandidateRow.n)
-    query = _paged(query, page, CandidateRow.n, CandidateRow.created_at)
-    return [
-        StoredCandidate(candidate_from(dict(row)), row["created_at"])
-        for row in (await connection.execute(query)).mappings()
-    ]
+# --- the curve -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,10 +255,18 @@ SNAPSHOT_COLUMNS = (
 )
 
 
-async def read_snapshots(connection: AsyncConnection, job_id: str, limit: int) -> list[StoredSnapshot]:
-    """The job's snapshots, newest first, without payloads."""
-    newest = (Snapshot.created_at.desc(), Snapshot.id.desc())
-    query = select(*SNAPSHOT_COLUMNS).where(Snapshot.job_id == job_id).order_by(*newest).limit(limit)
+async def read_snapshots(
+    connection: AsyncConnection, job_id: str, limit: int, after: str | None = None
+) -> list[StoredSnapshot]:
+    """The job's snapshots, newest first, without payloads. Raises InvalidRequest for a cursor that is none of them."""
+    query = select(*SNAPSHOT_COLUMNS).where(Snapshot.job_id == job_id)
+    if after is not None:
+        cursor = select(Snapshot.created_at).where(Snapshot.job_id == job_id, Snapshot.id == after)
+        created_at = (await connection.execute(cursor)).scalar_one_or_none()
+        if created_at is None:
+            raise InvalidRequest(f"there is no snapshot {after!r}", "after")
+        query = query.where(tuple_(Snapshot.created_at, Snapshot.id) < tuple_(literal(created_at), literal(after)))
+    query = query.order_by(Snapshot.created_at.desc(), Snapshot.id.desc()).limit(limit)
     return [StoredSnapshot(*row) for row in await connection.execute(query)]
 
 
@@ -300,15 +291,19 @@ class StoredArtifact:
     created_at: datetime
 
 
-async def read_artifacts(connection: AsyncConnection, job_id: str) -> list[StoredArtifact]:
-    """The job's artifacts, oldest first: a handful that the end of the job publishes."""
+async def read_artifacts(
+    connection: AsyncConnection, job_id: str, limit: int, after: str | None = None
+) -> list[StoredArtifact]:
+    """The job's artifacts, oldest first. Raises InvalidRequest for a cursor that is none of them."""
     columns = (Artifact.id, Artifact.job_id, Artifact.snapshot_id, Artifact.label, Artifact.kind, Artifact.score)
-    query = (
-        select(*columns, Artifact.score_seeds, Artifact.created_at)
-        .where(Artifact.job_id == job_id)
-        .order_by(Artifact.created_at, Artifact.id)
-        .limit(MAX_ARTIFACTS)
-    )
+    query = select(*columns, Artifact.score_seeds, Artifact.created_at).where(Artifact.job_id == job_id)
+    if after is not None:
+        cursor = select(Artifact.created_at).where(Artifact.job_id == job_id, Artifact.id == after)
+        created_at = (await connection.execute(cursor)).scalar_one_or_none()
+        if created_at is None:
+            raise InvalidRequest(f"there is no artifact {after!r}", "after")
+        query = query.where(tuple_(Artifact.created_at, Artifact.id) > tuple_(literal(created_at), literal(after)))
+    query = query.order_by(Artifact.created_at, Artifact.id).limit(limit)
     return [StoredArtifact(*row) for row in await connection.execute(query)]
 
 

@@ -1,7 +1,6 @@
 """Seals secrets before they are stored, and opens what clients have sealed for us."""
 
 import base64
-import binascii
 import hashlib
 import os
 import secrets
@@ -89,7 +88,7 @@ def _bound(secret: str, context: str) -> bytes:
 def _decoded(text: str, name: str) -> bytes:
     try:
         key = base64.b64decode(text.strip(), altchars=b"-_" if {"-", "_"} & set(text) else None, validate=True)
-    except binascii.Error:
+    except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
         raise OptionInvalid(name, f"expected {KEY_BYTES} random bytes in base64 (openssl rand -base64 {KEY_BYTES})")
@@ -113,6 +112,6 @@ def _key_of_file(path: Path) -> bytes:
         finally:
             building.unlink()
     try:
-        return _decoded(path.read_text(), str(path))
+        return _decoded(path.read_bytes().decode("ascii", "replace"), str(path))
     except OSError as error:
         raise OptionInvalid(str(path), f"it cannot be read: {error.strerror}") from error

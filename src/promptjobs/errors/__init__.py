@@ -29,13 +29,31 @@ from promptjobs.errors.calls import (
     TokenUnknown,
     ToolNotAllowed,
 )
+from promptjobs.errors.client import (
+    ApiError,
+    ArgumentInvalid,
+    AuthenticationError,
+    BalanceError,
+    ClientError,
+    ConfigFileInvalid,
+    ConflictError,
+    ConnectionFailed,
+    EventMalformed,
+    InvalidRequestError,
+    NotFoundError,
+    RateLimitError,
+    ServerError,
+    UnexpectedAnswer,
+    WaitTimedOut,
+)
 from promptjobs.errors.commands import (
     CommandFailed,
     FileUnusable,
     OptionInvalid,
     ProcessFailed,
-    RequestRefused,
-    ServiceUnreachable,
+)
+from promptjobs.errors.configs import (
+    ConfigNameTaken,
 )
 from promptjobs.errors.prompt import (
     PromptError,
@@ -65,6 +83,9 @@ from promptjobs.errors.requests import (
     UnsupportedMediaType,
     WebhookNotFound,
 )
+from promptjobs.errors.results import (
+    TrialNotFound,
+)
 from promptjobs.errors.runner import (
     BudgetExhausted,
     JobFailed,
@@ -75,6 +96,10 @@ from promptjobs.errors.service import (
     DatabaseUnavailable,
     EmbeddedPostgresFailed,
     NotReady,
+)
+from promptjobs.errors.webhooks import (
+    TooManyWebhooks,
+    WebhookDisabled,
 )
 from promptjobs.errors.world import (
     ConnectionLost,
@@ -94,7 +119,11 @@ from promptjobs.errors.world import (
 )
 
 __all__ = [
+    "ApiError",
+    "ArgumentInvalid",
+    "AuthenticationError",
     "BalanceEmpty",
+    "BalanceError",
     "BodyTooLarge",
     "BudgetExceededError",
     "BudgetExhausted",
@@ -105,20 +134,27 @@ __all__ = [
     "CallTooLarge",
     "CallerGone",
     "CandidateNotFound",
+    "ClientError",
     "CommandFailed",
+    "ConfigFileInvalid",
+    "ConfigNameTaken",
     "ConfigNotFound",
+    "ConflictError",
+    "ConnectionFailed",
     "ConnectionLost",
     "DatabaseUnavailable",
     "DeadlineExceeded",
     "DeliveryNotFound",
     "EmbeddedPostgresFailed",
     "EndpointUnknown",
+    "EventMalformed",
     "FileUnusable",
     "HostNotAllowed",
     "IdempotencyKeyReused",
     "InvalidConfig",
     "InvalidReply",
     "InvalidRequest",
+    "InvalidRequestError",
     "InvalidScore",
     "JobConflict",
     "JobFailed",
@@ -135,6 +171,7 @@ __all__ = [
     "MethodNotAllowed",
     "MiproConfigurationError",
     "NotFound",
+    "NotFoundError",
     "NotReady",
     "NotYetSupported",
     "OptionInvalid",
@@ -145,13 +182,13 @@ __all__ = [
     "ProviderCallFailed",
     "ProviderError",
     "ProviderNotConfigured",
+    "RateLimitError",
     "RateLimited",
     "RequestInProgress",
-    "RequestRefused",
     "RolloutNotFound",
     "SecretNotFound",
     "SecretUnreadable",
-    "ServiceUnreachable",
+    "ServerError",
     "SnapshotNotFound",
     "TargetForbidden",
     "TargetNotAllowed",
@@ -160,12 +197,17 @@ __all__ = [
     "TaskAppUnreachable",
     "TokenRevoked",
     "TokenUnknown",
+    "TooManyWebhooks",
     "ToolNotAllowed",
     "TransformApplicationError",
     "TransformNotApplied",
+    "TrialNotFound",
+    "UnexpectedAnswer",
     "UnpricedModel",
     "Unreachable",
     "UnsupportedMediaType",
+    "WaitTimedOut",
+    "WebhookDisabled",
     "WebhookNotFound",
     "WorldError",
 ]

@@ -32,28 +32,6 @@ class OptionInvalid(CommandFailed):
         self.name, self.cause = name, cause
 
 
-class RequestRefused(CommandFailed):
-    """The service has refused a request; `detail`, `param` and `problem` (its code) are those of its answer."""
-
-    code = "request_refused"
-
-    def __init__(self, answered: int, detail: str, param: str | None, problem: str) -> None:
-        place = f"{param}: " if param and param not in detail else ""
-        super().__init__(f"{place}{detail} ({problem})")
-        self.answered, self.detail, self.param, self.problem = answered, detail, param, problem
-
-
-class ServiceUnreachable(CommandFailed):
-    """Nothing at the service's address answers, or what answers cannot be used."""
-
-    code = "service_unreachable"
-    exit_code = 3
-
-    def __init__(self, url: str, cause: str) -> None:
-        super().__init__(f"no promptjobs service can be used at {url}: {cause}")
-        self.url, self.cause = url, cause
-
-
 class ProcessFailed(CommandFailed):
     """A process did not start, or ended by itself; `log` is the last it has said."""
 

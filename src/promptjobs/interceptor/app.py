@@ -12,9 +12,10 @@ import orjson
 
 from promptjobs.clients.http import Outgoing
 from promptjobs.clients.pricing import load_prices
-from promptjobs.clients.providers import Providers, prepare_body
+from promptjobs.clients.providers import OwnKeys, Providers, prepare_body
 from promptjobs.db.ledger import Ledger
 from promptjobs.db.session import Database
+from promptjobs.db.vault import Vault
 from promptjobs.errors import (
     CallBudgetExhausted,
     CallerGone,
@@ -25,15 +26,18 @@ from promptjobs.errors import (
     PromptError,
     PromptjobsError,
     ProviderNotConfigured,
+    SecretUnreadable,
 )
 from promptjobs.interceptor.forward import TIMEOUT_SECONDS, Upstream, Upstreams, complete
 from promptjobs.interceptor.grants import PATIENCE_SECONDS, TTL_SECONDS, Grant, Grants, boot_seconds, digest_of
+from promptjobs.interceptor.keyring import Keyring
 from promptjobs.interceptor.meter import INTERRUPTED, Call, Meter, Outcome
 from promptjobs.interceptor.relay import Relay
 from promptjobs.interceptor.request import MAX_BODY_BYTES, Request, check_tools, read_request
 from promptjobs.interceptor.reservation import Reservations
 from promptjobs.interceptor.rewrite import JsonObject, plain_messages, rewrite
 from promptjobs.interceptor.wire import JSON_TYPE, Headers, Receive, Scope, Send, error_body, read_body, send_reply
+from promptjobs.telemetry import tracing
 
 PREFIX = "/interceptor/v1/"
 OTHER_ENDPOINTS = frozenset(
@@ -96,6 +100,7 @@ class Interceptor:
         providers: Providers,
         ledger: Ledger,
         *,
+        vault: Vault,
         token_ttl_seconds: float = TTL_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
         timeout_seconds: float = TIMEOUT_SECONDS,
@@ -111,6 +116,7 @@ class Interceptor:
             self._connect, ttl_seconds=token_ttl_seconds, patience_seconds=patience_seconds, clock=clock
         )
         self.meter = Meter(self._connect, patience_seconds=patience_seconds)
+        self._keyring = Keyring(self._connect, vault, patience_seconds=patience_seconds, clock=clock)
         self._ledger = ledger
         self._reservations = Reservations(ledger, self.grants, timeout_seconds)
         self._background: asyncio.Task[None] | None = None
@@ -122,6 +128,7 @@ class Interceptor:
         try:
             await self.grants.groups.wait_up()
             await self.meter.groups.wait_up()
+            await self._keyring.groups.wait_up()
             await self._ledger.groups.wait_up()
         except PromptjobsError:
             await self.stop()
@@ -131,6 +138,7 @@ class Interceptor:
         """Write what is still to be recorded, for a few seconds at most, and disconnect. Raises like `wait`."""
         self.grants.groups.stop()
         self.meter.groups.stop()
+        self._keyring.groups.stop()
         await self.wait()
 
     async def wait(self) -> None:
@@ -148,7 +156,9 @@ class Interceptor:
             if route.lists_models:
                 await send_reply(send, 200, _models(grant), [JSON_TYPE])
             else:
-                await self._serve(Call(self.meter, grant, grant.terms.policy, started), receive, send)
+                traceparent = tracing.traceparent_of(scope["headers"])
+                call = Call(self.meter, grant, grant.terms.policy, started, traceparent=traceparent)
+                await self._serve(call, receive, send)
         except CallerGone:
             pass
         except PromptjobsError as exc:
@@ -164,15 +174,17 @@ class Interceptor:
             await self._record_refusal(call, exc)
             raise
         await self.meter.groups.wait_up()
+        grant, terms = call.grant, call.grant.terms
+        own = await self._keyring.keys(grant.job_id, grant.epoch, terms.organisation, terms.use_byok)
         # The body may have taken its time, and so may the database: from here on nothing is awaited before the call
         # but its reservation, after which the grant is asked for once more.
         call.grant = await self.grants.get(call.grant.digest)
         try:
-            body, upstream = self._prepared(call, request)
+            body, upstream = self._prepared(call, request, own)
             raw = orjson.dumps(body)
             if call.grant.terms.is_limited:
                 await self._reservations.make(call, body, len(raw), receive)
-        except (PromptError, CallInvalid, ProviderNotConfigured, CallBudgetExhausted) as exc:
+        except (PromptError, CallInvalid, ProviderNotConfigured, SecretUnreadable, CallBudgetExhausted) as exc:
             await self._record_refusal(call, exc)
             raise
         try:
@@ -197,10 +209,10 @@ class Interceptor:
         await call.record(answer.outcome)
         await send_reply(send, answer.status, answer.body, answer.headers)
 
-    def _prepared(self, call: Call, request: Request) -> tuple[JsonObject, Upstream]:
-        """The body to send, its messages in JSON already, and whereto.
+    def _prepared(self, call: Call, request: Request, own: OwnKeys) -> tuple[JsonObject, Upstream]:
+        """The body to send, its messages in JSON already, and whereto. own: keys of the job's organisation.
 
-        Raises PromptNotMatched, ToolNotAllowed, ProviderNotConfigured.
+        Raises PromptNotMatched, ToolNotAllowed, ProviderNotConfigured, SecretUnreadable.
         """
         grant = call.grant
         if grant.swap is not None:
@@ -212,7 +224,7 @@ class Interceptor:
                 check_tools(request.body, found.module, allowed)
             messages = rewrite(request.messages, found.pattern, candidate.part(found.module))
             call.messages = _text(messages)
-        upstream = self._upstreams.get(call.policy.provider)
+        upstream = self._upstreams.get(call.policy.provider, own)
         body = request.under(call.policy)
         # The messages are encoded once, for the provider and for the record.
         body["messages"] = orjson.Fragment(call.messages)
@@ -222,6 +234,7 @@ class Interceptor:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.grants.groups.run())
             tasks.create_task(self.meter.groups.run())
+            tasks.create_task(self._keyring.groups.run())
 
     async def _connect(self) -> asyncpg.Connection:
         return await self._database.connect("promptjobs-interceptor")
@@ -229,7 +242,7 @@ class Interceptor:
 
 def _status(exc: PromptjobsError) -> int:
     """The status for a task app: clients must not take a refusal for something that a retry mends."""
-    return 400 if isinstance(exc, PromptError) or exc.status == 422 else exc.status
+    return 400 if isinstance(exc, PromptError | SecretUnreadable) or exc.status == 422 else exc.status
 
 
 async def _send_error(send: Send, exc: PromptjobsError) -> None:

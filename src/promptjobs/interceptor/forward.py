@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from pydantic import SecretStr
 
 from promptjobs.clients.http import Outgoing
 from promptjobs.clients.json_reply import read_json
-from promptjobs.clients.providers import Provider, Providers
+from promptjobs.clients.providers import NO_KEYS, OwnKeys, Provider, Providers
 from promptjobs.clients.redaction import redacted
 from promptjobs.clients.usage import read_usage
 from promptjobs.errors import (
@@ -20,11 +21,15 @@ from promptjobs.errors import (
     Unreachable,
     WorldError,
 )
+from promptjobs.interceptor.bounded import Recent
 from promptjobs.interceptor.meter import Outcome
 from promptjobs.interceptor.wire import JSON_TYPE, Headers, error_body
 
 TIMEOUT_SECONDS = 120.0
 """From the first byte to the provider to the last byte from it."""
+
+MAX_OWN = 1_000
+"""Keys of organisations for which a provider is kept ready."""
 
 SHOWN = 1_000
 """Characters of a provider's error message that are passed on."""
@@ -63,18 +68,27 @@ class Upstream:
 
 
 class Upstreams:
-    """The providers, each prepared once."""
+    """The providers, each prepared once for the server's key, and once for each key of an organisation."""
 
     def __init__(self, providers: Providers) -> None:
         self._providers = providers
         self._ready: dict[str, Upstream] = {}
+        self._own: Recent[tuple[str, SecretStr | None], Upstream] = Recent(MAX_OWN)
 
-    def get(self, name: str) -> Upstream:
-        """Raises ProviderNotConfigured."""
+    def get(self, name: str, own: OwnKeys = NO_KEYS) -> Upstream:
+        """Raises ProviderNotConfigured, SecretUnreadable."""
+        if own.concern(name):
+            return self._with_own(name, own)
         found = self._ready.get(name)
         if found is None:
             found = self._ready[name] = Upstream.of(self._providers.get(name))
         return found
+
+    def _with_own(self, name: str, own: OwnKeys) -> Upstream:
+        own.require(name)
+        key = own.by_provider[name]
+        found = self._own.get((name, key))
+        return found or self._own.put((name, key), Upstream.of(self._providers.get(name, own)))
 
 
 async def complete(outgoing: Outgoing, upstream: Upstream, body: bytes, timeout_seconds: float) -> Answer:

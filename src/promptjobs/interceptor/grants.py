@@ -3,10 +3,9 @@
 import hashlib
 import re
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import asyncpg
 import orjson
@@ -19,6 +18,7 @@ from promptjobs.core.trial import Phase
 from promptjobs.db.calls import TokenState, load_config, load_prompts, load_tokens
 from promptjobs.db.groups import Groups
 from promptjobs.errors import CallRefused, DatabaseUnavailable, PromptError, TokenRevoked, TokenUnknown
+from promptjobs.interceptor.bounded import Recent
 from promptjobs.interceptor.terms import Terms
 
 TTL_SECONDS = 1.0
@@ -30,9 +30,6 @@ MAX_PROMPTS = 1_000
 
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError, PromptError)
 SECRET = re.compile(r"[A-Za-z0-9_-]{32,128}")
-
-Name = TypeVar("Name", bound=Hashable)
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +89,10 @@ class Grants:
             "grants", connect, self._ask, _unavailable, keep=False, patience_seconds=patience_seconds
         )
         self._ttl_seconds, self._clock = ttl_seconds, clock
-        self._known: _Recent[bytes, tuple[Grant, float]] = _Recent(MAX_TOKENS)
-        self._terms: _Recent[tuple[str, str, bool], Terms] = _Recent(MAX_JOBS)
-        self._templates: _Recent[tuple[str, str], PromptTemplate | None] = _Recent(MAX_PROMPTS)
-        self._patterns: _Recent[tuple[str, str], ProgramPattern] = _Recent(MAX_JOBS)
+        self._known: Recent[bytes, tuple[Grant, float]] = Recent(MAX_TOKENS)
+        self._terms: Recent[tuple[str, str, bool], Terms] = Recent(MAX_JOBS)
+        self._templates: Recent[tuple[str, str], PromptTemplate | None] = Recent(MAX_PROMPTS)
+        self._patterns: Recent[tuple[str, str], ProgramPattern] = Recent(MAX_JOBS)
         self._is_asking = False
         self._revoked_meanwhile: set[bytes | str] = set()
 
@@ -220,39 +217,6 @@ class Grants:
     def _pattern(self, job_id: str, baseline_id: str, baseline: PromptTemplate) -> ProgramPattern:
         known = self._patterns.get((job_id, baseline_id))
         return known if known is not None else self._patterns.put((job_id, baseline_id), ProgramPattern.of(baseline))
-
-
-class _Recent(Generic[Name, Value]):
-    """A mapping that forgets what was longest unused."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._items: OrderedDict[Name, Value] = OrderedDict()
-
-    def __contains__(self, name: Name) -> bool:
-        return name in self._items
-
-    def __getitem__(self, name: Name) -> Value:
-        return self._items[name]
-
-    def get(self, name: Name) -> Value | None:
-        found = self._items.get(name)
-        if found is not None:
-            self._items.move_to_end(name)
-        return found
-
-    def put(self, name: Name, value: Value) -> Value:
-        self._items[name] = value
-        self._items.move_to_end(name)
-        if len(self._items) > self._size:
-            self._items.popitem(last=False)
-        return value
-
-    def drop(self, name: Name) -> None:
-        self._items.pop(name, None)
-
-    def items(self) -> Iterable[tuple[Name, Value]]:
-        return self._items.items()
 
 
 def _revoked() -> TokenRevoked:

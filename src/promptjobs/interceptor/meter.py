@@ -10,6 +10,8 @@ import asyncpg
 
 from promptjobs.clients.pricing import cost_usd
 from promptjobs.clients.usage import Usage
+from promptjobs.core.ledger import category_of
+from promptjobs.core.trial import Phase
 from promptjobs.db.calls import Bill, CallRecord, insert_calls
 from promptjobs.db.groups import Groups
 from promptjobs.db.ledger import Hold
@@ -17,7 +19,11 @@ from promptjobs.errors import MeteringUnavailable
 from promptjobs.interceptor.grants import Grant
 from promptjobs.interceptor.recent import RecentCalls
 from promptjobs.interceptor.terms import Policy
+from promptjobs.telemetry import tracing
+from promptjobs.telemetry.call_tallies import outcome_of
+from promptjobs.telemetry.metrics import CALLS
 
+CATEGORIES: dict[str, str] = {phase: category_of(phase) for phase in Phase}
 NO_USAGE = Usage()
 NUMBERS = 2**31
 PATIENCE_SECONDS = 5.0
@@ -103,6 +109,7 @@ class Meter:
             cost_usd=_cost(call, outcome),
             seconds=seconds,
         )
+        _tell(record, policy, call.traceparent)
         bill = Bill(hold_id, usage.total_tokens if is_known else None, int(outcome.is_sent))
         return self.groups.put(_Pending(record, bill), len(messages) + len(outcome.reply or ""))
 
@@ -131,7 +138,7 @@ class Call:
     """A call under way: all that its row needs but the outcome.
 
     policy: the job's until the call's module is known. started: by `time.perf_counter`. hold: what is reserved for the
-    call. is_put: its row is on its way, and with it the hold's release.
+    call. is_put: its row is on its way, and with it the hold's release. traceparent: the task app's span.
     """
 
     meter: Meter
@@ -142,6 +149,7 @@ class Call:
     messages: str = "[]"
     hold: Hold | None = None
     is_put: bool = False
+    traceparent: str | None = None
 
     async def record(self, outcome: Outcome) -> None:
         """Commit the call. Raises MeteringUnavailable after a few seconds, but the row is written when it can be."""
@@ -167,6 +175,43 @@ def _cost(call: Call, outcome: Outcome) -> float | None:
         # Tokens without a split are charged at the dearer rate: of two upper bounds the lower one holds.
         return min(cost, float(call.hold.amount.usd))
     return cost
+
+
+def _tell(record: CallRecord, policy: Policy, traceparent: str | None) -> None:
+    """Count the call, and make its span."""
+    category, error = CATEGORIES.get(record.phase, record.phase), record.error_code
+    CALLS.count(
+        category,
+        record.provider,
+        record.model,
+        outcome_of(error, record.status),
+        record.prompt_tokens,
+        record.completion_tokens,
+        record.unknown_tokens,
+        record.cost_usd,
+        record.seconds,
+    )
+    if tracing.is_on():
+        tracing.record(
+            tracing.Chat(
+                record.job_id,
+                record.candidate_id,
+                record.phase,
+                category,
+                record.provider,
+                record.model,
+                policy.temperature,
+                policy.max_completion_tokens,
+                record.streamed,
+                error,
+                record.finish_reason,
+                record.prompt_tokens,
+                record.completion_tokens,
+                record.cost_usd,
+                record.seconds,
+                traceparent,
+            )
+        )
 
 
 def _unavailable() -> MeteringUnavailable:

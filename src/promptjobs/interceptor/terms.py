@@ -37,7 +37,8 @@ class Terms:
     """policy: the job's. modules: the policies of the modules that have one of their own.
 
     tools: names of those that a module's calls may carry, for modules where that is limited. caps: the job's.
-    has_balance: whether what its organisation may spend is limited.
+    has_balance: whether what its organisation may spend is limited. use_byok: whether providers are called with the
+    organisation's own keys; None: where it has left one.
     """
 
     policy: Policy
@@ -46,6 +47,7 @@ class Terms:
     caps: Caps = field(default_factory=Caps)
     organisation: str = DEFAULT_ORGANISATION
     has_balance: bool = False
+    use_byok: bool | None = None
 
     @staticmethod
     def of(config: JobConfig, tier: Tier, *, organisation: str, has_balance: bool) -> "Terms":
@@ -56,7 +58,8 @@ class Terms:
             return Policy.of(found, price_of(config, found.provider, found.model))
 
         own = {module: policy(module) for module in config.search.module_policies}
-        return Terms(policy(), own, config.search.allowed_tools, Caps.of(config), organisation, has_balance)
+        tools, caps = config.search.allowed_tools, Caps.of(config)
+        return Terms(policy(), own, tools, caps, organisation, has_balance, config.use_byok)
 
     @staticmethod
     def stored(text: str, tier: Tier, *, organisation: str, has_balance: bool) -> "Terms":
@@ -82,7 +85,8 @@ class Terms:
             return Policy.of(found, prices.get(f"{found.provider}/{found.model}"))
 
         owned = {module: priced(each) for module, each in own.items()}
-        return Terms(priced(policy), owned, tools, Caps.stored(search), organisation, has_balance)
+        use_byok = stored.get("use_byok")
+        return Terms(priced(policy), owned, tools, Caps.stored(search), organisation, has_balance, use_byok)
 
     @property
     def is_limited(self) -> bool:

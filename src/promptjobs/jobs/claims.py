@@ -15,6 +15,7 @@ from promptjobs.db.leases import Beat, Claim
 from promptjobs.errors import DatabaseUnavailable
 from promptjobs.jobs.lease import Lease, boot_seconds
 from promptjobs.jobs.runner import Run
+from promptjobs.telemetry.metrics import LEASES_LOST
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +149,7 @@ class Claims:
         """Hand a job over, or pause it where that is wanted."""
         claim = held.claim
         if held.is_lost:
+            LEASES_LOST.inc()
             log.warning("a job's lease was lost", extra={"job_id": claim.job_id})
             return
         self._leaving[claim.job_id] = claim.epoch

@@ -11,6 +11,7 @@ from promptjobs.core.verifier import PURPOSE as JUDGE
 from promptjobs.db.journal import AnswerRecord
 from promptjobs.errors import DatabaseUnavailable, DeadlineExceeded, ProviderCallFailed, WorldError
 from promptjobs.jobs.lease import Lease
+from promptjobs.jobs.observing import observed
 from promptjobs.jobs.outcomes import DETAIL_CHARACTERS, is_billed, storable, sum_of, text_of
 from promptjobs.jobs.pricing_check import given_price
 from promptjobs.jobs.purse import Purse
@@ -69,9 +70,10 @@ class Completions:
         self._lease.require()
         async with self._purse.paying(ask, price, timeout) as attempt:
             self._lease.require()
-            attempt.completed = await self._llm.complete(
-                ask.model, ask.messages, seed=ask.draw, timeout_seconds=timeout, price=price
-            )
+            with observed(self._lease.job_id, ask, attempt):
+                attempt.completed = await self._llm.complete(
+                    ask.model, ask.messages, seed=ask.draw, timeout_seconds=timeout, price=price
+                )
         return attempt.completed
 
 

@@ -16,6 +16,8 @@ from promptjobs.errors import (
     InvalidScore,
     PromptjobsError,
     ProviderCallFailed,
+    ProviderNotConfigured,
+    SecretUnreadable,
     TaskAppFailed,
     TaskAppUnreachable,
     Unreachable,
@@ -54,6 +56,16 @@ def exhausted_by(calls: Sequence[CallRecord]) -> BudgetExhausted | None:
         return None
     _, cap, words = (part.strip() for part in (refused.error or "").split(":", 2))
     return BudgetExhausted(cap, words)
+
+
+def keyless_by(calls: Sequence[CallRecord]) -> PromptjobsError | None:
+    """What ends a job one of whose calls had no key to be made with: the next call would have none either."""
+    for call in calls:
+        if call.error_code == SecretUnreadable.code:
+            return SecretUnreadable()
+        if call.error_code == ProviderNotConfigured.code:
+            return ProviderNotConfigured((call.error or "").partition(": ")[2])
+    return None
 
 
 def settled(outcome: RolloutReply | WorldError, calls: Sequence[CallRecord]) -> RolloutReply | WorldError:

@@ -10,6 +10,7 @@ from promptjobs.db import leases
 from promptjobs.db.groups import OUTAGE
 from promptjobs.db.ledger import expire_holds, orphaned_holders
 from promptjobs.jobs.lease import boot_seconds
+from promptjobs.telemetry.metrics import REAPED_JOBS
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Reaper:
     async def _round(self, connection: asyncpg.Connection) -> None:
         reaped = await leases.reap(connection)
         if reaped:
+            REAPED_JOBS.inc(len(reaped))
             log.warning("jobs whose worker is gone are queued again", extra={"job_ids": reaped})
         orphaned = await orphaned_holders(connection)
         expired = await expire_holds(connection, orphaned & self._suspects)

@@ -12,6 +12,7 @@ from promptjobs.errors import (
     Unreachable,
     WorldError,
 )
+from promptjobs.telemetry.metrics import RETRIES
 
 MOST_ATTEMPTS = 4
 TIMEOUT_ATTEMPTS = 2
@@ -31,7 +32,13 @@ class Retries:
     waited: float = 0.0
 
     def pause_after(self, error: WorldError) -> float | None:
-        """Seconds to wait before the next attempt; None where there is to be none."""
+        """Seconds to wait before the next attempt, which counts as a retry; None where there is to be none."""
+        pause = self._pause_after(error)
+        if pause is not None:
+            RETRIES.labels(_kind_of(error)).inc()
+        return pause
+
+    def _pause_after(self, error: WorldError) -> float | None:
         if is_outage(error):
             self.outages += 1
             pause = _backoff(self.outages)
@@ -61,6 +68,21 @@ def is_outage(error: WorldError) -> bool:
     return isinstance(error, TaskAppUnreachable) or (
         isinstance(error, Unreachable) and not isinstance(error, ConnectionLost)
     )
+
+
+def _kind_of(error: WorldError) -> str:
+    """What is retried, as it is counted."""
+    match error:
+        case _ if is_outage(error):
+            return "outage"
+        case DeadlineExceeded():
+            return "timeout"
+        case ConnectionLost():
+            return "connection_lost"
+        case ProviderCallFailed():
+            return "provider_error"
+        case _:
+            return "task_app_error"
 
 
 def _backoff(attempt: int) -> float:

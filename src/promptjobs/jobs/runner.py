@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from promptjobs.core.asks import Answer, Ask, Body, EventFact, Fact, Key
+from promptjobs.core.asks import Answer, Ask, Body, EventFact, Fact, Key, Rollout
 from promptjobs.core.lanes import STOP_RANK, Cause, Lane, Lanes, Outcome, Turning, chain, outranks
 from promptjobs.core.optimizer import Adopted, Optimizer
 from promptjobs.core.trial import Phase
@@ -19,6 +19,9 @@ from promptjobs.db.journal import AnswerRecord, TokenRecord, TurnRecord
 from promptjobs.errors import BudgetExhausted, DatabaseUnavailable, JobFailed, JournalMismatch, LeaseLost
 from promptjobs.jobs.asking import Asking, World
 from promptjobs.jobs.writer import Writer
+from promptjobs.telemetry.call_tallies import OK
+from promptjobs.telemetry.context import JOB_ID, bound
+from promptjobs.telemetry.metrics import ROLLOUTS
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +103,10 @@ class Run:
 
         Raises LeaseLost, Suspended, JobFailed where closing itself failed, DatabaseUnavailable.
         """
+        with bound(JOB_ID, self.job_id):
+            return await self._run()
+
+    async def _run(self) -> Any:
         next_n = await self._load()
         self.writer = self.make_writer(next_n)
         try:
@@ -339,6 +346,8 @@ class Run:
 
     def _note(self, record: AnswerRecord) -> None:
         self._remember(record.answer.key, record.body)
+        if isinstance(record.ask, Rollout):
+            ROLLOUTS.labels(record.ask.phase, record.answer.reason or OK).inc()
 
     def _commit(
         self, path: str, cause: Cause, delivered: Sequence[Ask], outcome: Outcome, detail: str | None = None

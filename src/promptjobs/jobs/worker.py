@@ -7,17 +7,21 @@ import socket
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import asyncpg
 from pydantic import SecretStr
 
 from promptjobs.clients.http import Outgoing
 from promptjobs.clients.llm import Llm
+from promptjobs.clients.providers import OwnKeys
 from promptjobs.clients.task_app import Dialect, TaskApp
 from promptjobs.core.config import JobConfig, read_config
 from promptjobs.core.lanes import Cause
 from promptjobs.core.optimizers import optimizer_of
+from promptjobs.core.policies import used_models
 from promptjobs.core.result import OptimizationResult
+from promptjobs.db.balances import DEFAULT_ORGANISATION
 from promptjobs.db.calls import CallRecord, calls_of
 from promptjobs.db.connections import Connections
 from promptjobs.db.groups import Groups
@@ -25,15 +29,19 @@ from promptjobs.db.journal import open_session
 from promptjobs.db.leases import Claim
 from promptjobs.db.ledger import Ledger
 from promptjobs.db.publishing import end_job, load_spent, load_statistics
+from promptjobs.db.secrets import open_task_app_key
 from promptjobs.db.session import Database
+from promptjobs.db.vault import Vault
 from promptjobs.errors import DatabaseUnavailable, JobFailed, LeaseLost, PromptjobsError, TaskAppUnreachable
 from promptjobs.interceptor.grants import Grants
+from promptjobs.interceptor.keyring import Keyring
 from promptjobs.interceptor.recent import RecentCalls
 from promptjobs.jobs.claims import Claims, Held
 from promptjobs.jobs.publish import ending_of
 from promptjobs.jobs.runner import Run, Suspended
 from promptjobs.jobs.world import JobWorld
 from promptjobs.jobs.writer import Writer
+from promptjobs.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +49,14 @@ MOST_ATTEMPTS = 5
 """Claims of a job without any durable progress: more than this, and the job itself is what ends its workers."""
 
 POLL_SECONDS = 1.0
-CALLS_PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 30.0
+"""How long a job waits for the database with what it cannot do without."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """public_url: where task apps reach the interceptor. environment_key: for jobs that bring no key of their own.
+    """public_url: where task apps reach the interceptor. environment_key: the server's, for jobs that bring no key of
+    their own and whose organisation has left none.
 
     database_connections: that all the jobs share.
     """
@@ -75,6 +85,7 @@ class Worker:
         llm: Llm,
         grants: Grants | None,
         ledger: Ledger,
+        vault: Vault,
         options: WorkerOptions,
         recent: RecentCalls | None = None,
     ) -> None:
@@ -86,13 +97,14 @@ class Worker:
         self._claims = Claims(self._connections, self._connect, self.worker_id, options.lease_seconds, self._revoke_job)
         self._is_stopping = False
         self._recent = recent
+        self._vault, self._keyring = vault, Keyring(self._connect, vault, patience_seconds=PATIENCE_SECONDS)
         self._calls: Groups[bytes, list[CallRecord]] = Groups(
             "calls of rollouts",
             self._connect,
             self._load_calls,
             lambda: DatabaseUnavailable("the calls of a rollout cannot be read"),
             keep=False,
-            patience_seconds=CALLS_PATIENCE_SECONDS,
+            patience_seconds=PATIENCE_SECONDS,
         )
 
     def stop(self) -> None:
@@ -104,6 +116,7 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._calls.run())
+                group.create_task(self._keyring.groups.run())
                 group.create_task(self._claims.keep_leases())
                 group.create_task(self._claims.listen())
                 async with asyncio.TaskGroup() as jobs:
@@ -114,6 +127,7 @@ class Worker:
                         else:
                             jobs.create_task(self._job(held))
                 self._calls.stop()
+                self._keyring.groups.stop()
         finally:
             self._connections.close()
 
@@ -145,6 +159,7 @@ class Worker:
             await self._claims.let_go(held)
         except LeaseLost:
             log.warning("a job's lease was lost", extra={"job_id": job_id})
+            metrics.LEASES_LOST.inc()
         except DatabaseUnavailable as error:
             log.error("a job is left to the next worker", extra={"job_id": job_id, "cause": str(error)})
         except Exception as error:
@@ -160,7 +175,10 @@ class Worker:
         if claim.attempts > MOST_ATTEMPTS:
             raise JobFailed(f"the job ended its worker {MOST_ATTEMPTS} times in a row without any progress")
         config = read_config(claim.config)
-        task_app = self._task_app(config, claim)
+        own = await self._keys_of(config, claim)
+        for used in used_models(config):
+            own.require(used.provider)
+        task_app = await self._task_app(config, claim)
         await self._check(held, task_app)
         if held.has_to_leave_off:
             raise Suspended
@@ -184,9 +202,20 @@ class Worker:
                 deadline.cancel()
         await self._publish(held, config, result, run.stopped, run.stop_detail)
 
-    def _task_app(self, config: JobConfig, claim: Claim) -> TaskApp:
+    async def _keys_of(self, config: JobConfig, claim: Claim) -> OwnKeys:
+        return await self._keyring.keys(claim.job_id, claim.epoch, claim.organisation, config.use_byok)
+
+    async def _task_app(self, config: JobConfig, claim: Claim) -> TaskApp:
+        """With the job's own key, else the one that its organisation has left.
+
+        The server's own is for the organisation `default` alone: any other could have it sent to an address of its own.
+        """
         dialect = None if config.task_app.dialect == "auto" else Dialect(config.task_app.dialect)
-        key = SecretStr(claim.task_app_key) if claim.task_app_key else self.options.environment_key
+        key = open_task_app_key(self._vault, claim.task_app_key, claim.job_id)
+        if key is None:
+            key = await self._keyring.environment_key(claim.organisation)
+        if key is None and claim.organisation == DEFAULT_ORGANISATION:
+            key = self.options.environment_key
         return TaskApp(self.task_apps, config.task_app.url, key, dialect)
 
     async def _check(self, held: Held, task_app: TaskApp) -> None:
@@ -211,7 +240,7 @@ class Worker:
             config=config,
             lease=held.lease,
             task_app=task_app,
-            llm=self.llm,
+            llm=self.llm.with_keys(partial(self._keys_of, config, held.claim)),
             grants=self.grants,
             ledger=self.ledger,
             organisation=held.claim.organisation,

@@ -43,6 +43,7 @@ from promptjobs.jobs.outcomes import (
     calls_of_body,
     cost_of,
     exhausted_by,
+    keyless_by,
     messages_of,
     reason_of,
     settled,
@@ -127,8 +128,9 @@ class JobWorld:
     async def answer(self, ask: Ask) -> AnswerRecord:
         """Ask until there is an answer, or a failure that is one.
 
-        Raises LeaseLost, ProviderNotConfigured, DatabaseUnavailable where a rollout's calls cannot be read, and
-        BudgetExhausted where a cap does not hold a call that the answer needs.
+        Raises LeaseLost; ProviderNotConfigured, SecretUnreadable where a call has no key; DatabaseUnavailable
+        where a rollout's calls cannot be read; and BudgetExhausted where a cap does not hold a call that the answer
+        needs.
         """
         match ask:
             case Rollout():
@@ -162,9 +164,9 @@ class JobWorld:
             if self.grants is not None:
                 self.grants.revoke([digest])
             calls += made
-            if (exhausted := exhausted_by(made)) is not None:
+            if (refusal := exhausted_by(made) or keyless_by(made)) is not None:
                 # A score may have come all the same, but not of the prompt alone: a call was refused on the way.
-                raise exhausted
+                raise refusal
             outcome = settled(outcome, made)
             pause = retries.pause_after(outcome) if isinstance(outcome, WorldError) else None
             if pause is None:

@@ -1,0 +1,143 @@
+"""What the OpenAPI description says that follows from no route."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from promptjobs.api.idempotency import HEADER, REPLAYED
+from promptjobs.api.job_schemas import EXAMPLE_TIME
+from promptjobs.api.openapi_examples import PREFIX
+from promptjobs.api.openapi_problems import EXAMPLE_REQUEST_ID
+from promptjobs.api.parameters import EXAMPLE_ID
+
+Json = dict[str, Any]
+
+DESCRIPTION = """\
+promptjobs takes jobs that optimize prompts, runs them, and keeps everything that they find.
+
+* **Authentication.** Send an API key as `X-API-Key`, or as `Authorization: Bearer`. A service that listens on this
+  machine only needs none until the first key is made.
+* **Lists** are bare arrays. The header `Link` names the next page; following it, nothing is repeated or left out.
+* **Errors** are problem details of RFC 9457, with a stable `code`, the `param` at fault where there is one, and the
+  `request_id`, which every answer also carries as `x-request-id`. They are `application/problem+json` where `Accept`
+  names that, else `application/json`.
+* **Retries.** A POST with an `Idempotency-Key` is carried out once; a repetition within 24 hours has the first answer.
+* **Times** are ISO 8601 in UTC, scores are numbers from 0 to 1.
+"""
+
+TAGS = {
+    "jobs": "Create, follow and steer jobs.",
+    "events": "What happens in a job, in order: by pages, or as a stream.",
+    "results": "What a job has tried and found.",
+    "artifacts": "The best prompts of all jobs.",
+    "configs": "Configs under a name, for jobs to be created by it.",
+    "secrets": "Keys that an organisation leaves with the service. None is ever shown again.",
+    "webhooks": "Addresses that are told when jobs end, and the messages to them.",
+    "health": "Whether the process lives, and whether it can work.",
+    "operations": "For whoever runs the service.",
+}
+
+COMPONENT_HEADERS: Mapping[str, Json] = {
+    "x-request-id": {
+        "description": "The request's id: the client's own, if it sent one, or a new one.",
+        "schema": {"type": "string"},
+        "example": EXAMPLE_REQUEST_ID,
+    },
+    "Link": {
+        "description": "The next page (RFC 8288), where there is one; relative to this address.",
+        "schema": {"type": "string"},
+        "example": '</api/prompt-learning/online/jobs?limit=50&after=pl_5b0f7c1e9d8a4b6f8c2d3e4f5a6b7c8d>; rel="next"',
+    },
+    "ETag": {
+        "description": "Names this answer, which will not change any more; for If-None-Match.",
+        "schema": {"type": "string"},
+        "example": 'W/"c3fcd3d76192e4007dfb496cca67e13b"',
+    },
+    "Retry-After": {
+        "description": "Seconds until it makes sense to try again.",
+        "schema": {"type": "integer", "minimum": 0},
+        "example": 1,
+    },
+    "WWW-Authenticate": {
+        "description": "How to authenticate.",
+        "schema": {"type": "string"},
+        "example": "Bearer",
+    },
+    REPLAYED: {
+        "description": f"`true` where this was answered before, to a request with the same {HEADER}.",
+        "schema": {"const": "true"},
+        "example": "true",
+    },
+}
+
+IF_NONE_MATCH: Json = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "ETag of the answer that the client has: where it still holds, 304 says so.",
+    "schema": {"type": "string"},
+}
+
+
+CONDITIONAL = frozenset(
+    [
+        "read_job",
+        "read_config",
+        "list_trials",
+        "read_trial",
+        "list_rollouts",
+        "read_rollout",
+        "read_learning_curve",
+        "list_snapshots",
+        "read_snapshot",
+        "list_artifacts",
+        "list_candidates",
+        "read_candidate",
+        "list_refused",
+        "show_archive",
+        "show_lineage",
+        "list_completions",
+        "show_report",
+    ]
+)
+"""Operations whose answers have an ETag as soon as the job is over."""
+
+STREAM = "text/event-stream"
+
+SENT_EVENT: Json = {
+    "title": "SentEvent",
+    "description": "One event of the stream, by its fields.",
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string", "description": "The event's `seq`."},
+        "event": {"type": "string", "description": "The event's `type`."},
+        "data": {
+            "type": "string",
+            "description": "The event, as the pages have it.",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": PREFIX + "EventObject"},
+        },
+    },
+    "examples": [
+        {
+            "id": "1",
+            "event": "prompt.learning.created",
+            "data": f'{{"seq": 1, "type": "prompt.learning.created", "message": "Created a gepa job", "level": "info", '
+            f'"data": {{}}, "created_at": "{EXAMPLE_TIME}", "job_id": "{EXAMPLE_ID}", "timestamp_ms": 1777887000123}}',
+        }
+    ],
+}
+
+LINKS: Mapping[str, tuple[str, str]] = {
+    "create_job": ("job_id", "/job_id"),
+    "fork_job": ("job_id", "/job_id"),
+    "list_jobs": ("job_id", "/0/job_id"),
+    "list_trials": ("n", "/0/n"),
+    "list_rollouts": ("rollout_id", "/0/id"),
+    "list_candidates": ("candidate_id", "/0/candidate_id"),
+    "list_snapshots": ("snapshot_id", "/0/id"),
+    "save_config": ("name", "/name"),
+    "create_webhook": ("webhook_id", "/id"),
+    "list_deliveries": ("delivery_id", "/0/id"),
+}
+"""Which operation answers what parameter of further paths, and where it stands."""
