@@ -193,7 +193,10 @@ async def test_a_connection_that_dies_before_the_commit_leaves_neither_work_nor_
     killed = asyncio.create_task(post(client))
     await notes.reached.wait()
     async with reading(database) as connection:
-        kill = "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        kill = (
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks JOIN pg_database d ON d.oid = pg_locks.database "
+            "WHERE locktype = 'advisory' AND granted AND d.datname = current_database()"
+        )
         assert list(await connection.scalars(text(kill))) == [True]
     notes.go_on.set()
     assert (await killed).status_code == 503
