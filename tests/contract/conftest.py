@@ -15,14 +15,14 @@ from tests.acceptance.faulty_model import POLICY, FaultyModel
 from tests.acceptance.mipro_jobs import config, counts_hints_and_examples, submit, succeeded
 from tests.acceptance.service import Ports, Process, serving_on
 from tests.fakes.recorded_jobs import job_service
+from tests.fakes.served import in_process
 
 __all__ = ["finished", "ports", "shared_database", "shared_service"]
 
 
 @pytest.fixture
 async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(database=database, service=job_service(database)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with in_process(create_app(database=database, service=job_service(database))) as client:
         yield client
 
 

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from tests.fakes.pump import pump
+
 
 @dataclass
 class CutConnections:
@@ -27,7 +29,7 @@ class CutConnections:
         own_task = asyncio.current_task()
         assert own_task is not None
         self._open[own_task] = (writer, their_writer)
-        sending = asyncio.create_task(self._send(reader, their_writer))
+        sending = asyncio.create_task(pump(reader, their_writer))
         try:
             while data := await their_reader.read(2**16):
                 if limit is not None and len(data) >= limit:
@@ -52,14 +54,6 @@ class CutConnections:
         for writer in [each for pair in self._open.values() for each in pair]:
             writer.close()
         await asyncio.gather(*tasks)
-
-    async def _send(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(2**16):
-                writer.write(data)
-                await writer.drain()
-        except ConnectionError:
-            pass
 
 
 @asynccontextmanager

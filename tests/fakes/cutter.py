@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from promptjobs.db.session import Database
+from tests.fakes.pump import pump
 
 
 class Cutter:
@@ -24,7 +25,7 @@ class Cutter:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         their_reader, their_writer = await asyncio.open_unix_connection(self.server)
-        sending = asyncio.create_task(self.pump(reader, their_writer))
+        sending = asyncio.create_task(pump(reader, their_writer))
         try:
             while data := await their_reader.read(2**16):
                 if self.cut_at is not None and self.cut_at in data:
@@ -41,14 +42,6 @@ class Cutter:
             writer.close()
             their_writer.close()
             await sending
-
-    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(2**16):
-                writer.write(data)
-                await writer.drain()
-        except ConnectionError:
-            pass
 
 
 @asynccontextmanager

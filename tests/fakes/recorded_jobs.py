@@ -24,6 +24,7 @@ from promptjobs.core.asks import (
 from promptjobs.core.lanes import Cause
 from promptjobs.core.optimizers import check_budget
 from promptjobs.core.prompt import Message, PromptTemplate, Section
+from promptjobs.core.result import Attempt, Measured, Member, OptimizationResult, snapshot_payload
 from promptjobs.core.trial import Phase, Trial
 from promptjobs.db import events
 from promptjobs.db.balances import DEFAULT_ORGANISATION
@@ -165,23 +166,26 @@ async def searched_job(database: Database, **changes: Any) -> RunningJob:
     return job
 
 
-PAYLOAD = {
-    "messages": [{"role": "system", "content": "Answer with care."}, {"role": "user", "content": "Query: {query}"}],
-    "best_prompt": {"sections": []},
-    "best_prompt_messages": [
-        {"role": "system", "content": "Answer with care."},
-        {"role": "user", "content": "Query: {query}"},
-    ],
-    "archive": [{"score": 0.75, "messages": []}],
-    "total_rollouts": 6,
-}
+def _payload() -> dict[str, Any]:
+    """What the search of `searched_job` publishes."""
+    base, child = candidate(0, "Answer."), candidate(1, "Answer with care.", ["c_0"])
+    train = Measured(3, {1: 1.0, 2: 0.5}, {1: 0.0, 2: 0.5})
+    archive = [Member(child, 0.75, 2, train.best, True), Member(base, 0.25, 2, train.baseline, False)]
+    attempts, lineage = [Attempt(child, 0.75, 2, True)], ["c_0", "c_1"]
+    result = OptimizationResult(child, base, train, None, None, archive, [], attempts, lineage, "budget", None, {})
+    payload: dict[str, Any] = orjson.loads(orjson.dumps(snapshot_payload(result, STATS)))
+    return payload
+
+
+STATS = {"total_rollouts": 6}
+PAYLOAD = _payload()
 
 
 async def publish(job: RunningJob, status: str = "succeeded") -> str:
     """End the job in one transaction; returns the snapshot's id."""
     snapshot_id = f"snap_{job.job_id[3:11]}"
     payload = orjson.dumps(PAYLOAD).decode()
-    metadata = {"team": "support", "stats": {"total_rollouts": 6}, "prompt_best_snapshot": PAYLOAD}
+    metadata = {"team": "support", "stats": STATS, "prompt_best_snapshot": PAYLOAD}
     outcome = {"succeeded": "complete", "failed": "failed", "cancelled": "cancelled"}[status]
     async with writing(job.database) as connection:
         await connection.execute(

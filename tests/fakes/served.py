@@ -1,4 +1,4 @@
-"""An app served over real HTTP on this machine, and a reader of event streams."""
+"""An app asked in this process or served over real HTTP on this machine, and a reader of event streams."""
 
 import asyncio
 import json
@@ -11,6 +11,14 @@ from typing import Any
 import httpx
 import uvicorn
 from starlette.types import ASGIApp
+
+
+@asynccontextmanager
+async def in_process(app: ASGIApp, *, raises: bool = True) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the app without a network. raises: whether what the app fails of is raised here, or answered."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=raises)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        yield client
 
 
 @dataclass

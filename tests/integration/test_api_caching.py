@@ -1,7 +1,6 @@
 """ETags of what does not change any more, compression beside them, and the pages of what was published."""
 
 import gzip
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -20,13 +19,6 @@ PATHS = (
     "/rollouts", "/rollouts?include=calls", "/completions", "/snapshots", "/snapshots/{snapshot}", "/artifacts",
     "/learning-curve", "/report", "/report?format=html",
 )  # fmt: skip
-
-
-@pytest.fixture
-async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(database=database, service=job_service(database)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        yield client
 
 
 async def finished(database: Database, client: httpx.AsyncClient) -> tuple[RecordedSearch, list[str]]:
@@ -51,6 +43,8 @@ async def test_what_a_finished_job_has_left_is_sent_once(client: httpx.AsyncClie
         again = await client.get(address, headers={"if-none-match": tag})
         assert (again.status_code, again.content) == (304, b""), address
         assert (again.headers["etag"], again.headers["cache-control"]) == (tag, "private, no-cache")
+        policy = "content-security-policy"
+        assert again.headers[policy] == first.headers[policy], "a browser takes a 304's policy for the page it has kept"
         tags.add(tag)
     assert len(tags) == len(addresses)
 

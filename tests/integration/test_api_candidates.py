@@ -1,7 +1,8 @@
 """Candidates, refused proposals, the archive and the lineage over HTTP, on whole recorded searches."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -9,13 +10,13 @@ import pytest
 from pydantic import TypeAdapter
 from sqlalchemy import event
 
-from promptjobs.api.app import JOBS_PATH, create_app
+from promptjobs.api.app import JOBS_PATH
 from promptjobs.api.candidate_schemas import ArchiveObject, CandidateObject, LineageObject, RefusedProposal
 from promptjobs.core.asks import CandidateFact, TrialFact
 from promptjobs.core.rejections import CandidateStatus, RejectionCode
 from promptjobs.core.trial import Phase, Trial
 from promptjobs.db.session import Database
-from tests.fakes.recorded_jobs import candidate, job_service, rollout, running_job
+from tests.fakes.recorded_jobs import candidate, rollout, running_job
 from tests.fakes.recorded_searches import RecordedSearch, recorded_search
 
 pytestmark = pytest.mark.slow
@@ -33,13 +34,6 @@ LONG = (
     "mipro_failures",
 )
 SEARCHES = [*SHORT, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)]
-
-
-@pytest.fixture
-async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(database=database, service=job_service(database)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        yield client
 
 
 def at(job_id: str, path: str) -> str:
@@ -125,6 +119,22 @@ async def test_failures_are_listed_with_their_reasons_and_never_as_a_score(
     assert (shown.score, shown.num_seeds, phase.num_failed) == (0.0, 1, 2)
     assert (shown.rollouts, shown.tokens) == (4, 440)
     assert shown.cost_usd == pytest.approx(0.004)
+
+
+async def test_what_a_candidate_has_cost_does_not_depend_on_the_order_of_its_rollouts(
+    client: httpx.AsyncClient, database: Database
+) -> None:
+    job = await running_job(database)
+    costs = [0.1, 0.2, 0.3]
+    assert sum(costs) != sum(reversed(costs))
+    for n, ordered in enumerate((costs, costs[::-1])):
+        answers = [
+            replace(made, answer=replace(made.answer, cost_usd=usd))
+            for usd, made in ((usd, rollout(f"c_{n}", seed, 1.0)) for seed, usd in enumerate(ordered))
+        ]
+        await job.write([CandidateFact(candidate(n, "Answer."))], answers)
+    shown = CANDIDATES.validate_json((await client.get(at(job.job_id, "/candidates"))).content)
+    assert [each.cost_usd for each in shown] == [0.6, 0.6]
 
 
 @pytest.mark.parametrize("name", SEARCHES)

@@ -31,6 +31,7 @@ from tests.fakes.recorded_jobs import (
     running_job,
     searched_job,
 )
+from tests.fakes.served import in_process
 
 UNKNOWN = "pl_" + "0" * 32
 
@@ -38,8 +39,7 @@ UNKNOWN = "pl_" + "0" * 32
 @pytest.fixture
 async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(database=database, service=job_service(database))
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with in_process(app, raises=False) as client:
         yield client
 
 

@@ -24,6 +24,7 @@ from tests.fakes.recorded_jobs import (
     running_job,
     searched_job,
 )
+from tests.fakes.served import in_process
 
 UNKNOWN = "pl_" + "0" * 32
 UNPRICED = {
@@ -37,8 +38,7 @@ LIMITED = {"termination_config": {"max_cost_usd": 0.5}}
 @pytest.fixture
 async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(database=database, service=job_service(database))
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with in_process(app, raises=False) as client:
         yield client
 
 

@@ -3,27 +3,19 @@
 import base64
 import hashlib
 import re
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
-from promptjobs.api.app import JOBS_PATH, create_app
+from promptjobs.api.app import JOBS_PATH
 from promptjobs.core.asks import CandidateFact
 from promptjobs.db.session import Database
-from tests.fakes.recorded_jobs import candidate, created_job, job_service, progress, running_job, searched_job
+from tests.fakes.recorded_jobs import candidate, created_job, progress, running_job, searched_job
 from tests.fakes.recorded_searches import recorded_search
 
 pytestmark = pytest.mark.slow
 
 HOSTILE = "<script>alert(1)</script>\n```\n[x](javascript:alert(1))\n`````\n<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture
-async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(database=database, service=job_service(database)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        yield client
 
 
 def report_of(job_id: str, query: str = "") -> str:

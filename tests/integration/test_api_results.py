@@ -1,12 +1,10 @@
 """Routes of events and results over HTTP, on a job that a worker has written and published."""
 
-from collections.abc import AsyncIterator
-
 import httpx
 import pytest
 from pydantic import TypeAdapter
 
-from promptjobs.api.app import JOBS_PATH, create_app
+from promptjobs.api.app import JOBS_PATH
 from promptjobs.api.candidate_schemas import CandidateObject
 from promptjobs.api.schemas import (
     ArtifactList,
@@ -21,14 +19,7 @@ from promptjobs.api.schemas import (
 from promptjobs.core.asks import EventFact, TrialFact
 from promptjobs.core.trial import Phase, Trial
 from promptjobs.db.session import Database
-from tests.fakes.recorded_jobs import BUDGET, PAYLOAD, RunningJob, job_service, publish, running_job, searched_job
-
-
-@pytest.fixture
-async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(database=database, service=job_service(database)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        yield client
+from tests.fakes.recorded_jobs import BUDGET, PAYLOAD, RunningJob, publish, running_job, searched_job
 
 
 @pytest.fixture

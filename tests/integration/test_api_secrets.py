@@ -1,7 +1,6 @@
 """Routes of secrets: what is left is sealed, used, listed without its value, and gone when it is deleted."""
 
 import base64
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -22,13 +21,6 @@ pytestmark = pytest.mark.slow
 
 KEYS, ENVIRONMENT, PUBLIC = "/api/provider-keys", "/api/v1/env-keys", "/api/v1/crypto/public-key"
 CANARY = "sk-canary-5e1f0c9a7b3d2468"
-
-
-@pytest.fixture
-async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(database=database, service=job_service(database)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        yield client
 
 
 async def stored(database: Database) -> list[tuple[str, str, str, str]]:

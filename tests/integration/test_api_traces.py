@@ -1,6 +1,5 @@
 """Traces over HTTP: rollouts with the calls of their LLM, trials, and what meta-model and judge were asked."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -8,7 +7,7 @@ import orjson
 import pytest
 from pydantic import TypeAdapter
 
-from promptjobs.api.app import JOBS_PATH, create_app
+from promptjobs.api.app import JOBS_PATH
 from promptjobs.api.schemas import RolloutObject, TrialObject
 from promptjobs.api.trace_schemas import CompletionObject
 from promptjobs.core.asks import (
@@ -25,19 +24,12 @@ from promptjobs.core.trial import Phase
 from promptjobs.db.calls import Bill, CallRecord, insert_calls
 from promptjobs.db.journal import AnswerRecord, body_text
 from promptjobs.db.session import Database
-from tests.fakes.recorded_jobs import RunningJob, job_service, rollout, searched_job
+from tests.fakes.recorded_jobs import RunningJob, rollout, searched_job
 
 pytestmark = pytest.mark.slow
 
 TOKEN = bytes(range(32))
 SENT = [{"role": "system", "content": "Answer with care."}, {"role": "user", "content": "Query: why?"}]
-
-
-@pytest.fixture
-async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(database=database, service=job_service(database)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        yield client
 
 
 @pytest.fixture

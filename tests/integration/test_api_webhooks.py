@@ -15,8 +15,9 @@ from promptjobs.clients.http import Outgoing
 from promptjobs.db import api_keys
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import writing
-from tests.fakes.receiver import Receiver, answering, receiving
+from tests.fakes.receiver import Receiver, answering
 from tests.fakes.recorded_jobs import job_service
+from tests.fakes.served import in_process
 from tests.fakes.webhooks import courier_of, new_message, sending
 
 pytestmark = pytest.mark.slow
@@ -30,8 +31,7 @@ SECRET = "whsec_" + base64.b64encode(b"s" * 24).decode()
 async def served(database: Database, outgoing: Outgoing) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(database=database, service=job_service(database))
     app.api.state.webhooks = courier_of(outgoing)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with in_process(app, raises=False) as client:
         yield client
 
 
@@ -39,19 +39,6 @@ async def served(database: Database, outgoing: Outgoing) -> AsyncIterator[httpx.
 async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
     async with Outgoing(allow_loopback=True) as outgoing, served(database, outgoing) as client:
         yield client
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as here:
-        yield here
-
-
-@pytest.fixture
-async def connection(database: Database) -> AsyncIterator[asyncpg.Connection]:
-    opened = await database.connect()
-    yield opened
-    opened.terminate()
 
 
 async def created(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from promptjobs.db.session import Database
 from promptjobs.db.transactions import reading, whole, writing
 from promptjobs.errors import DatabaseUnavailable, InvalidConfig, JobConflict
 from tests.fakes.recorded_jobs import job_service, post_body
+from tests.fakes.served import in_process
 
 pytestmark = pytest.mark.slow
 
@@ -65,8 +66,7 @@ def notes() -> Notes:
 async def client(database: Database, notes: Notes) -> AsyncIterator[httpx.AsyncClient]:
     service = create_app(database=database, service=job_service(database))
     service.api.include_router(notes.router, prefix="/api")
-    transport = httpx.ASGITransport(service, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+    async with in_process(service, raises=False) as client:
         yield client
 
 

@@ -23,6 +23,7 @@ from promptjobs.db.transactions import writing
 from promptjobs.telemetry.metrics import CALLS
 from tests.fakes.interceptor_world import Clock
 from tests.fakes.recorded_jobs import job_service
+from tests.fakes.served import in_process
 
 pytestmark = pytest.mark.slow
 
@@ -71,8 +72,7 @@ def clock() -> Clock:
 async def client(database: Database, clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(database=database, service=job_service(database))
     app.api.state.fleet_readings = FleetReadings(database, clock)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with in_process(app, raises=False) as client:
         yield client
 
 

@@ -1,7 +1,6 @@
 """The end of a job tells every webhook that wants to know, once, in the transaction that ends it."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -27,13 +26,6 @@ pytestmark = pytest.mark.slow
 
 CONFIG = resolve("gepa", body(), None).config
 URL = "https://hooks.example.com/"
-
-
-@pytest.fixture
-async def connection(database: Database) -> AsyncIterator[asyncpg.Connection]:
-    opened = await database.connect()
-    yield opened
-    opened.terminate()
 
 
 async def queued(database: Database, connection: asyncpg.Connection, organisation: str = "default") -> str:

@@ -31,19 +31,6 @@ async def outgoing() -> AsyncIterator[Outgoing]:
         yield opened
 
 
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as here:
-        yield here
-
-
-@pytest.fixture
-async def connection(database: Database) -> AsyncIterator[asyncpg.Connection]:
-    opened = await database.connect()
-    yield opened
-    opened.terminate()
-
-
 async def test_a_message_arrives_as_it_is_stored_and_verifies_with_the_reference_library(
     database: Database, connection: asyncpg.Connection, outgoing: Outgoing, receiver: Receiver
 ) -> None:

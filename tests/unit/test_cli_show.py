@@ -36,6 +36,16 @@ def test_scores_are_shown_with_n_interval_and_paired_difference():
         assert row in rows
 
 
+def test_a_difference_on_fewer_seeds_than_its_means_says_so():
+    assert "Differences are paired" not in printed(job(), 200)
+    train = measured(20) | {"difference": estimate(0.5, -0.1, 0.9, 6)}
+    assert "paired, here on the 6 train seeds that both have" in printed(with_snapshot(train=train), 200)
+
+
+def test_rules_are_no_wider_than_a_narrow_terminal_where_the_output_has_no_width():
+    assert max(len(line) for line in printed(job(), 200).splitlines() if line.startswith("───")) == 80
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

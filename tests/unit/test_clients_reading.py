@@ -1,11 +1,12 @@
 """Foreign text and JSON: what may be shown, what can be read, what counts as usage."""
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from promptjobs.clients.json_reply import read_json
-from promptjobs.clients.redaction import redacted, redacted_body, shown_url
+from promptjobs.clients.redaction import redacted, redacted_body, shown_url, without_repeated
 from promptjobs.clients.usage import Usage, read_usage
 from promptjobs.errors import InvalidReply
 
@@ -50,6 +51,21 @@ def test_a_prefix_that_a_server_reports_is_redacted_without_knowing_the_key():
 def test_ordinary_errors_stay_readable():
     text = "ValueError: max_tokens: 5000 is above 4096 for model gpt-4o-mini"
     assert redacted(text, [KEY]) == text
+
+
+def test_what_a_server_repeats_of_its_key_is_taken_out_of_every_text_of_its_reply():
+    key = 'key"with\\marks'
+    said = {"sent": [f"x-api-key: {key}", {key: 1.5}], "url": f"http://h.test/v1/{TOKEN}/cid", "score": 0.5}
+    assert without_repeated(said, orjson.dumps(said), [key, TOKEN]) == {
+        "sent": ["x-api-key: [key]", {"[key]": 1.5}],
+        "url": "http://h.test/v1/[key]/cid",
+        "score": 0.5,
+    }
+
+
+def test_a_key_so_short_that_it_stands_in_any_word_takes_nothing_out():
+    said = {"output": "a knight"}
+    assert without_repeated(said, orjson.dumps(said), ["k", "night"]) == said
 
 
 @given(st.binary(max_size=5000))

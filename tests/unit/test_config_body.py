@@ -175,6 +175,8 @@ def test_secrets_are_in_neither_stored_form() -> None:
         "password": 1234,
         "client_secret": {"value": KEY},
         "access_token": KEY,
+        "api_token": KEY,
+        "sessionToken": KEY,
         "OPENAI_API_KEYS": [KEY],
     }
     overrides = {"prompt_learning.task_app_api_key": KEY, "prompt_learning.gepa.x.token": KEY}

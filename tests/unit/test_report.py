@@ -91,7 +91,7 @@ def test_a_report_tells_the_whole_of_a_job() -> None:
     assert "-Be kind.\n+Be exact.\n" in text
     assert "| 7 | reflection | 2 | 0.810 | 12 | 9 |" in text
     assert f"| 90 | 0.810 | 7 | {'█' * 16} |" in text
-    assert "| policy | 0.010000 | 1000 | 200 |" in text
+    assert "| policy | 0.010000 | 1,000 | 200 |" in text
     assert "judge" not in text
     assert "it may be chance" not in text
 
@@ -116,6 +116,19 @@ def test_doubts_are_told() -> None:
     assert "No seeds were held out" in doubtful(figures=[replace(CLEAR, name="search")])
     assert "30 of 200 rollouts failed" in doubtful(failures={"task_app_error": 30})
     assert "The price of some calls is not known" in doubtful(spending=[SpendingLine("policy", 0.0, 9, 3, 1)])
+
+
+def test_spending_on_calls_without_a_price_does_not_look_like_nothing():
+    lines = [
+        SpendingLine("policy", 0.5, 1200, 3, 1),
+        SpendingLine("judge", 0.0, 9, 3, 3),
+        SpendingLine("test", 0.25, 1, 1, 0),
+    ]
+    text = report(replace(FACTS, spending=lines))
+    assert "| policy | at least 0.500000 | 1,200 | 3 |" in text
+    assert "| judge | unknown | 9 | 3 |" in text
+    assert "| test | 0.250000 | 1 | 1 |" in text
+    assert "| all | at least 0.750000 | 1,210 | 7 |" in text
 
 
 def test_a_baseline_that_was_not_beaten_is_no_success() -> None:

@@ -179,7 +179,6 @@ async def _organisation(caller: Annotated[Caller, Depends(_caller)]) -> str:
     return caller.organisation
 
 
-TheCaller = Annotated[Caller, Depends(_caller)]
 TheOrganisation = Annotated[str, Depends(_organisation)]
 
 authenticated = Depends(_caller)

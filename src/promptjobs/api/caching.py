@@ -23,7 +23,9 @@ NOT_CHANGED: dict[int | str, dict[str, Any]] = {
 }
 """Of every route that answers by `conditional`, for its description."""
 
-KEPT = ("etag", "cache-control", "vary", "link")
+KEPT = ("etag", "cache-control", "vary", "link", "content-security-policy")
+"""Of the whole answer: a browser puts a 304's headers in place of those it keeps. A policy that is missing here would
+become the one of answers that need nothing, and a page would lose its style the second time it is opened."""
 
 
 def compressed(app: ASGIApp) -> ASGIApp:

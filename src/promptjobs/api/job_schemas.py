@@ -1,9 +1,9 @@
 """The shapes of jobs: requests for them, and what is answered, as the OpenAPI description shows them."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from promptjobs.api.parameters import EXAMPLE_ID
 from promptjobs.api.schemas import Answer, ChatMessage
@@ -169,6 +169,19 @@ class WarmStart(BaseModel):
     max_candidates: int = Field(default=8, ge=1, le=MAX_CANDIDATES, description="Most of the front.")
 
 
+def _kind(value: object) -> str | None:
+    if isinstance(value, bool):
+        return "flag"
+    return "object" if isinstance(value, dict | WarmStart) else None
+
+
+FlagOrWarmStart = Annotated[
+    Annotated[bool, Tag("flag")] | Annotated[WarmStart, Tag("object")],
+    Discriminator(_kind, custom_error_type="warm_start", custom_error_message="expected true, false or an object"),
+]
+"""Told apart first, so that an error is about what was meant, and not about the other one."""
+
+
 class ForkJob(BaseModel):
     """A job to create from the request of an earlier one. Fields that are not listed are ignored with a warning."""
 
@@ -190,7 +203,7 @@ class ForkJob(BaseModel):
         default=None, description="Values that replace the parent's; keys may be dotted paths."
     )
     metadata: dict[str, Any] | None = Field(default=None, description="The fork's own; the parent's is not taken over.")
-    warm_start: bool | WarmStart | None = Field(
+    warm_start: FlagOrWarmStart | None = Field(
         default=None,
         description="Left out: with the parent's front, where it has one, as far as the budget holds it. True or an"
         " object: with these candidates."

@@ -1,6 +1,6 @@
 """Routes of jobs: estimate, create, fork, list, read, start, pause, resume, cancel, delete, config."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -118,7 +118,7 @@ async def list_jobs(
     ] = None,
     offset: Offset = 0,
     status: Annotated[JobStatus | None, Query(description="Only those with this status.")] = None,
-    algorithm: Annotated[str | None, Query(pattern="^[a-z]{1,20}$", description="Only those of this one.")] = None,
+    algorithm: Annotated[Literal["gepa", "mipro"] | None, Query(description="Only those of this one.")] = None,
     since: Since = None,
     parent_id: Annotated[
         str | None, Query(pattern=f"^{JOB_ID.pattern}$", description="Only those that were forked from this job.")

@@ -49,6 +49,8 @@ def options() -> Json:
         "openapi_url": None,
         "docs_url": None,
         "redoc_url": None,
+        # It would lead to the host that the request names, and from https to http behind a proxy that ends TLS.
+        "redirect_slashes": False,
     }
 
 
@@ -163,7 +165,17 @@ def _with_references(schema: Any) -> Any:
     return [_with_references(inner) for inner in schema] if isinstance(schema, list) else schema
 
 
+def _without_null(schema: Json) -> Json:
+    """The schema of a parameter, which can be left out but not be null."""
+    options: list[Json] = [option for option in schema.get("anyOf", []) if option.get("type") != "null"]
+    if len(options) != 1:
+        return schema
+    return {name: value for name, value in schema.items() if name != "anyOf"} | options[0]
+
+
 def _complete_operation(operation: Json, schemas: Json) -> None:
+    for parameter in operation.get("parameters", []):
+        parameter["schema"] = _without_null(parameter["schema"])
     parameters = {parameter["name"] for parameter in operation.get("parameters", [])}
     responses = operation["responses"]
     for status in ("4XX", "5XX", "422"):

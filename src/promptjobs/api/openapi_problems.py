@@ -135,7 +135,7 @@ OWN: Mapping[str, Sequence[PromptjobsError]] = {
     "delete_environment_key": (SecretNotFound("environment", "ENVIRONMENT_API_KEY"),),
     "create_webhook": (*_TARGETS, TooManyWebhooks(100)),
     "change_webhook": _TARGETS,
-    "redeliver": (WebhookDisabled("wh_1c2d3e4f5a6b7c8d9e0f1a2b3c4d5e6f"),),
+    "redeliver_message": (WebhookDisabled("wh_1c2d3e4f5a6b7c8d9e0f1a2b3c4d5e6f"),),
     "start_job": (_conflict("be started"), _MONEY),
     "pause_job": (_conflict("be paused"),),
     "resume_job": (_conflict("be resumed"), _MONEY),

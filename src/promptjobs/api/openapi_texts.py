@@ -43,7 +43,7 @@ COMPONENT_HEADERS: Mapping[str, Json] = {
         "example": EXAMPLE_REQUEST_ID,
     },
     "Link": {
-        "description": "The next page (RFC 8288), where there is one; relative to this address.",
+        "description": "The next page (RFC 8288), where there is one; the first, where this is another. Both relative.",
         "schema": {"type": "string"},
         "example": '</api/prompt-learning/online/jobs?limit=50&after=pl_5b0f7c1e9d8a4b6f8c2d3e4f5a6b7c8d>; rel="next"',
     },

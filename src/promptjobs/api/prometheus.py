@@ -120,7 +120,7 @@ async def _readings(request: Request) -> FleetReadings:
     response_class=Response,
     responses={200: {"description": "Prometheus' text format.", "content": {"text/plain": TEXT, OPENMETRICS: TEXT}}},
 )
-async def metrics(
+async def scrape_metrics(
     readings: Annotated[FleetReadings, Depends(_readings)], accept: Annotated[str, Header(include_in_schema=False)] = ""
 ) -> Response:
     """In OpenMetrics' form where `Accept` names it. Without the database `promptjobs_database_up` is 0, and what comes

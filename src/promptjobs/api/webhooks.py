@@ -268,7 +268,7 @@ async def read_delivery(
     response_model=schemas.DeliveryObject,
     summary="Send a message again",
 )
-async def redeliver(
+async def redeliver_message(
     webhook_id: WebhookId, delivery_id: DeliveryId, organisation: TheOrganisation, database: TheDatabase
 ) -> Response:
     """At once, with the same id and body and a new signature, whatever has come of it before; also one that was

@@ -43,7 +43,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")]
 def show(organisation: Organisation = "default", data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Show what is left, and what calls under way have reserved of it.
 
-    Like all of these commands it works on the database of PROMPTJOBS_DATABASE_URL, or else on the embedded one.
+    Like all of these commands it works on the database of
+    PROMPTJOBS_DATABASE_URL, or else on the embedded one.
     """
     with reported(Console(stderr=True)):
 
@@ -59,8 +60,9 @@ def show(organisation: Organisation = "default", data_dir: DataDir = None, as_js
 def put(usd: Usd, organisation: Organisation = "default", data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Set what is left, whatever it was. From then on the organisation's jobs end when it is used up.
 
-    A job whose models have no known price can then not be created. One that is running already comes under the limit
-    within a second, its calls of meta-models when a worker claims it the next time.
+    A job whose models have no known price can then not be created. One that
+    is running already comes under the limit within a second, its calls of
+    meta-models when a worker claims it the next time.
 
     \b
     promptjobs balance set 25

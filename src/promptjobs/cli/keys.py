@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from promptjobs.cli.exits import EXIT_CODES, Output, reported
+from promptjobs.cli.outcome import terminal_for
 from promptjobs.cli.text import write_json
 from promptjobs.errors import InvalidRequest, OptionInvalid
 
@@ -23,6 +24,9 @@ keys_app = typer.Typer(
     epilog=EXIT_CODES,
     help="API keys. Each belongs to an organisation, which sees its own jobs and no others.",
 )
+
+WIDE = 150
+"""Columns from which on all that is known of a key has room in a line."""
 
 DataDir = Annotated[Path | None, typer.Option(help="Where the embedded database is.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")]
@@ -38,9 +42,10 @@ def create(
 ) -> None:
     """Make a key, and show it this once: only its SHA-256 is kept.
 
-    From then on a service needs a key on every request, also one that listens on 127.0.0.1. A running one notices
-    within seconds. Like all of these commands it works on the database of PROMPTJOBS_DATABASE_URL, or else on the
-    embedded one.
+    From then on a service needs a key on every request, also one that listens
+    on 127.0.0.1. A running one notices within seconds. Like all of these
+    commands it works on the database of PROMPTJOBS_DATABASE_URL, or else on
+    the embedded one.
 
     \b
     promptjobs keys create --organisation acme --name "CI"
@@ -64,7 +69,8 @@ def create(
             write_json({**_shown(stored), "key": key})
             return
         Console(stderr=True).print(
-            Text(f"{stored.id} of organisation {stored.organisation}; the key is shown only now:", "dim")
+            Text(f"{stored.id} of organisation {stored.organisation}; the key is shown only now:", "dim"),
+            soft_wrap=True,
         )
         typer.echo(key)
 
@@ -91,15 +97,8 @@ def show_all(
         if not found:
             Console(stderr=True).print(Text("there are no keys: a service on 127.0.0.1 needs none", "dim"))
             return
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        table.add_column("id", no_wrap=True)
-        for title in ("organisation", "name", "opens", "begins with", "made", "last used", "revoked"):
-            table.add_column(title, overflow="fold")
-        for each in found:
-            times = (each.created_at, each.last_used_at, each.revoked_at)
-            cells = (each.id, each.organisation, each.name, each.purpose, f"{each.prefix}…", *map(_when, times))
-            table.add_row(*(Text(cell) for cell in cells), style="dim" if each.revoked_at else "")
-        Output().print(table)
+        out = terminal_for().out
+        out.print(keys_table(found, out.width))
 
 
 @keys_app.command(epilog=EXIT_CODES)
@@ -121,7 +120,29 @@ def revoke(
         if as_json:
             write_json(_shown(stored))
         else:
-            Output().print(Text(f"{stored.id} ({stored.prefix}…) of organisation {stored.organisation} is revoked"))
+            said = f"{stored.id} ({stored.prefix}…) of organisation {stored.organisation} is revoked"
+            Output().print(Text(said), soft_wrap=True)
+
+
+def keys_table(keys: "list[StoredKey]", width: int) -> Table:
+    """width: of the output, where ids are never cut; a narrow one shows dates, and leaves out what matters least."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("id", no_wrap=True)
+    for title in ("organisation", "name"):
+        table.add_column(title, overflow="fold")
+    is_wide = width >= WIDE
+    titles = ("opens", "begins with", "made", "last used", "revoked") if is_wide else ("opens", "last used")
+    for title in titles:
+        table.add_column(title, no_wrap=True)
+    for key in keys:
+        if is_wide:
+            times = (key.created_at, key.last_used_at, key.revoked_at)
+            rest = (key.purpose, f"{key.prefix}…", *map(_when, times))
+        else:
+            rest = (key.purpose, "revoked" if key.revoked_at else _when(key.last_used_at)[:10])
+        cells = (key.id, key.organisation, key.name, *rest)
+        table.add_row(*(Text(cell) for cell in cells), style="dim" if key.revoked_at else "")
+    return table
 
 
 def _shown(key: "StoredKey") -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,9 @@ STYLE_OF_STATUS = {
 
 WIDE = 100
 """Columns from which on the table of jobs has room for the policy's model."""
+
+RULE = 80
+"""Columns of a rule at most: output that is no terminal is as wide as its longest line."""
 
 
 def print_job(out: Console, job: Job) -> None:
@@ -89,13 +93,24 @@ def print_scores(out: Console, snapshot: Mapping[str, Any]) -> None:
         scores = _interval(baseline), _interval(best), _interval(difference, "+")
         table.add_row(name, _seeds(baseline, best), *scores, style="bold" if place == 0 else "")
     out.print(table)
-    out.print(Text(f"Means with 95 % intervals. {_roles(snapshot)}", "dim"))
+    out.print(Text(f"Means with 95 % intervals. {_pairs(measured)}{_roles(snapshot)}", "dim"))
 
 
 def _seeds(baseline: Mapping[str, Any] | None, best: Mapping[str, Any] | None) -> str:
     """On how many seeds the two scores rest: one number where it is the same."""
     counts = [estimate["n"] if estimate else 0 for estimate in (baseline, best)]
     return "/".join(dict.fromkeys(map(str, counts)))
+
+
+def _pairs(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """What tells why a difference is not that of the two means: it is taken on the seeds that both have."""
+    fewer = [
+        f"{figures['difference']['n']} {name} seeds"
+        for name, figures in measured.items()
+        if figures["difference"]
+        and {figures["difference"]["n"]} != {figures[side]["n"] for side in ("best", "baseline")}
+    ]
+    return f"Differences are paired, here on the {' and '.join(fewer)} that both have. " if fewer else ""
 
 
 def _measured(snapshot: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -161,9 +176,10 @@ def print_prompt(out: Console, messages: Sequence[Mapping[str, Any]], *, is_base
     messages: or of a program its modules, each with its messages.
     """
     title = "the baseline prompt, which stays" if is_baseline else "the best prompt, as messages"
-    out.rule(Text(title, "bold"), style="green")
+    width = min(out.width, RULE)
+    out.print(Rule(Text(title, "bold"), style="green"), width=width)
     out.print(Text(readable_json(messages)), soft_wrap=True)
-    out.rule(style="green")
+    out.print(Rule(style="green"), width=width)
 
 
 def stages(snapshot: Mapping[str, Any]) -> list[str]:

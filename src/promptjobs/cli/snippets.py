@@ -96,7 +96,7 @@ def openai_snippet(exported: Exported) -> str:
         wildcards=_python(tuple(exported.wildcards)),
         calls=_python(calls),
         first=_python(first),
-        pattern=f"r{_python(PLACEHOLDER.pattern)}",
+        pattern=_python(PLACEHOLDER.pattern),
         example=_python(dict.fromkeys(exported.wildcards, "…")),
     )
     return f"{_heading(exported)}\n\n{body}"

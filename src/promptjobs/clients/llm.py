@@ -11,7 +11,7 @@ from promptjobs.clients.http import Outgoing, Reply, retry_after_seconds
 from promptjobs.clients.json_reply import read_json
 from promptjobs.clients.pricing import Price, cost_usd
 from promptjobs.clients.providers import NO_KEYS, OwnKeys, Provider, Providers, prepare_body
-from promptjobs.clients.redaction import redacted, redacted_body, shown_url
+from promptjobs.clients.redaction import redacted, redacted_body, shown_url, without_repeated
 from promptjobs.clients.usage import Usage, read_usage
 from promptjobs.core.asks import MetaModel
 from promptjobs.core.prompt import Message
@@ -89,7 +89,8 @@ class Llm:
             )
             if reply.status != 200:
                 raise _refusal(provider, reply)
-            answer = read_json(reply.body, shown_url(provider.chat_url))
+            read = read_json(reply.body, shown_url(provider.chat_url))
+            answer = without_repeated(read, reply.body, _secrets(provider))
         except InvalidReply as exc:
             raise ProviderCallFailed(provider.name, f"invalid reply: {exc.cause}") from exc
         usage = read_usage(answer) if isinstance(answer, Mapping) else Usage()

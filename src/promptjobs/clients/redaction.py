@@ -2,7 +2,10 @@
 
 import re
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
+
+import orjson
 
 EXCERPT = 200
 SCANNED = 4_000
@@ -19,6 +22,9 @@ SECRET_FIELD = re.compile(
 
 SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+LEAST_BLOTTED = 8
+"""Characters of a secret that is taken out of whole texts: a shorter one stands in many words by chance."""
+
 KEY_PART = re.compile(r"(?=[0-9]*[A-Za-z])(?=[A-Za-z]*[0-9])[A-Za-z0-9]{8,}|[A-Za-z0-9]{24,}")
 """What a key has and a name of several words has not: letters mixed with digits, or no end."""
 
@@ -50,6 +56,28 @@ def redacted_text(text: str, secrets: Iterable[str] = (), limit: int = EXCERPT) 
 def redacted_body(body: bytes, secrets: Iterable[str] = (), limit: int = EXCERPT) -> str:
     """`redacted` for bytes that claim to be text."""
     return redacted(body[: 4 * SCANNED].decode("utf-8", "replace"), secrets, limit)
+
+
+def without_repeated(value: Any, body: bytes, secrets: Iterable[str]) -> Any:
+    """The JSON value that `body` holds, without the secrets that its sender was given and repeats, as a page for
+    debugging does. Texts stay whole otherwise; names of fields are texts, too.
+    """
+    repeated = [each for each in secrets if len(each) >= LEAST_BLOTTED and orjson.dumps(each)[1:-1] in body]
+    return _without(value, repeated) if repeated else value
+
+
+def _without(value: Any, secrets: list[str]) -> Any:
+    match value:
+        case str():
+            for secret in secrets:
+                value = value.replace(secret, "[key]")
+            return value
+        case dict():
+            return {_without(name, secrets): _without(inner, secrets) for name, inner in value.items()}
+        case list():
+            return [_without(inner, secrets) for inner in value]
+        case _:
+            return value
 
 
 def _blotted(text: str, secrets: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """The client of task apps: health, task info and rollouts, in the dialect that the app speaks."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,7 +12,7 @@ from pydantic import SecretStr
 
 from promptjobs.clients.http import Outgoing, Reply, retry_after_seconds
 from promptjobs.clients.json_reply import read_json
-from promptjobs.clients.redaction import redacted_body, shown_url
+from promptjobs.clients.redaction import redacted_body, shown_url, without_repeated
 from promptjobs.clients.rollout_reply import (
     DETAIL_CHARACTERS,
     RolloutReply,
@@ -34,6 +35,10 @@ CHECK_SECONDS = 15.0
 DESCRIPTION_CHARACTERS = 4_000
 WRONG_KEY = b"unauthori"
 """The SDK's task apps refuse a wrong key with 400 and the code "unauthorised"; the body repeats beginnings of keys."""
+
+
+LONG_SEGMENT = re.compile(r"(?<=/)[A-Za-z0-9_\-]{32,}")
+"""The token in an inference URL."""
 
 
 class Dialect(StrEnum):
@@ -146,7 +151,9 @@ class TaskApp:
         if not 200 <= reply.status < 300:
             raise self._failed(reply, self._refusal(reply))
         read = read_sdk_reply if dialect is Dialect.SDK else read_policy_url_reply
-        return read(read_json(reply.body, self._shown), request.seed, self._shown)
+        secrets = (*self._secrets, *LONG_SEGMENT.findall(request.inference_url))
+        said = without_repeated(read_json(reply.body, self._shown), reply.body, secrets)
+        return read(said, request.seed, self._shown)
 
     async def _read_info(self) -> TaskInfo:
         """Raises TaskAppUnreachable; TaskAppFailed where the answer is none. A known app may have no /task_info."""

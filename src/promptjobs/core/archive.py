@@ -257,15 +257,6 @@ class Archive:
             seed: score for seed, score in zip(self.seeds, self.row(candidate_id), strict=True) if score is not None
         }
 
-    def objective_mean(self, candidate_id: str, objective: Objective) -> float | None:
-        """A member's oriented mean over the seeds with a value; of scores the ranking value. None without a value.
-
-        Other objectives than the score are kept only where the front has keys for them.
-        """
-        if objective is Objective.SCORE:
-            return self._values[candidate_id]
-        return self._objective_means[objective].get(candidate_id)
-
     def ranked(self) -> list[str]:
         """Members by ranking value, best first; ties by age."""
         return [candidate_id for _, _, candidate_id in self._order]

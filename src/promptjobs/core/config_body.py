@@ -28,7 +28,7 @@ KEY_PLACES: tuple[Path, ...] = (
 """Where a key may stand, first come first taken; the last ones also in a body without `prompt_learning`."""
 SECRET_NAME = re.compile(
     r"(.*[_.])?(api_?keys?|passwords?|passwd|secrets?|secret_key|private_key|authorization)"
-    r"|((access|auth|bearer|refresh)_)?token"
+    r"|((access|api|auth|bearer|refresh|session)_)?token"
 )
 VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")

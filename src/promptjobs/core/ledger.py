@@ -56,10 +56,6 @@ class Caps:
     def are_any(self) -> bool:
         return self != Caps()
 
-    @property
-    def need_prices(self) -> bool:
-        return self.total_usd is not None or self.rollout_usd is not None or self.proposal_usd is not None
-
     @staticmethod
     def of(config: JobConfig) -> "Caps":
         """Those of a resolved config."""

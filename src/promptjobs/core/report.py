@@ -281,6 +281,15 @@ def _spending(facts: ReportFacts) -> Iterator[str]:
     if not lines:
         return
     yield "## Spending"
-    total = ["all", f"{sum(line.usd for line in lines):.6f}", str(sum(line.tokens for line in lines))]
-    rows = [[line.category, f"{line.usd:.6f}", str(line.tokens), str(line.calls)] for line in lines]
-    yield table(["For", "USD", "Tokens", "Calls"], [*rows, [*total, str(sum(line.calls for line in lines))]])
+    sums = (sum(getattr(line, name) for line in lines) for name in ("usd", "tokens", "calls", "unpriced_calls"))
+    usd, tokens, calls, unpriced = sums
+    rows = [_spent(line) for line in [*lines, SpendingLine("all", usd, tokens, calls, unpriced)]]
+    yield table(["For", "USD", "Tokens", "Calls"], rows)
+
+
+def _spent(line: SpendingLine) -> list[str]:
+    """A sum that leaves calls out does not look like one of all calls."""
+    usd = f"{line.usd:.6f}"
+    if line.unpriced_calls:
+        usd = f"at least {usd}" if line.usd else "unknown"
+    return [line.category, usd, f"{line.tokens:,}", f"{line.calls:,}"]

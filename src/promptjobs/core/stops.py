@@ -34,9 +34,6 @@ class StopReason(StrEnum):
     ROLLOUT_BUDGET = "rollout_budget"
 
 
-GEPA_STOPS = frozenset({StopReason.NUM_GENERATIONS, StopReason.PATIENCE_GENERATIONS, StopReason.PROPOSAL_COST_BUDGET})
-"""Those that only a GEPA search has: what proposals may cost ends a MIPRO search's proposals alone."""
-
 MIPRO_STOPS = frozenset({StopReason.NUM_ITERATIONS, StopReason.EXHAUSTED})
 """Those that only a MIPRO search has."""
 

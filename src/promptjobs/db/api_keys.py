@@ -5,14 +5,16 @@ import re
 import secrets
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from promptjobs.db.columns import columns_of
 from promptjobs.db.models import ApiKey
 from promptjobs.errors import InvalidRequest, KeyNotFound
 
@@ -47,16 +49,7 @@ class StoredKey:
     revoked_at: datetime | None
 
 
-COLUMNS = (
-    ApiKey.id,
-    ApiKey.organisation,
-    ApiKey.name,
-    ApiKey.purpose,
-    ApiKey.prefix,
-    ApiKey.created_at,
-    ApiKey.last_used_at,
-    ApiKey.revoked_at,
-)
+COLUMNS = columns_of(StoredKey, ApiKey)
 
 
 def digest_of(key: str) -> bytes:
@@ -142,6 +135,7 @@ async def revoke(connection: AsyncConnection, key_id: str) -> StoredKey:
     return _stored(found)
 
 
-def _stored(row: Sequence[object]) -> StoredKey:
-    key_id, organisation, name, purpose, *rest = row
-    return StoredKey(key_id, organisation, name, Purpose(str(purpose)), *rest)  # type: ignore[arg-type]
+def _stored(row: Sequence[Any]) -> StoredKey:
+    """row: of COLUMNS."""
+    found = StoredKey(*row)
+    return replace(found, purpose=Purpose(found.purpose))

@@ -14,9 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
 from promptjobs.core.ledger import Account, Amount
+from promptjobs.db.columns import created_at_of
 from promptjobs.db.ledger import Spending, spending_of
 from promptjobs.db.models import BalanceRow, CandidateRow, Event, Job, LedgerRow, Snapshot
-from promptjobs.errors import InvalidRequest, JobNotFound
+from promptjobs.errors import JobNotFound
 
 
 class JobStatus(StrEnum):
@@ -243,10 +244,8 @@ async def read_page(connection: AsyncConnection, wanted: JobFilter) -> list[JobR
     query = _page(frozenset(given))
     given["organisation"] = wanted.organisation
     if wanted.after is not None:
-        cursor = select(Job.created_at).where(Job.id == wanted.after, Job.organisation == wanted.organisation)
-        given["after_created_at"] = (await connection.execute(cursor)).scalar_one_or_none()
-        if given["after_created_at"] is None:
-            raise InvalidRequest(f"there is no job {wanted.after!r}", "after")
+        ours = Job.organisation == wanted.organisation
+        given["after_created_at"] = await created_at_of(connection, Job, wanted.after, "job", ours)
     found = await connection.execute(query, {**given, "offset": wanted.offset, "limit": wanted.limit})
     return [_row(row[: -len(SPENT)], Spent.read(row[-len(SPENT) :])) for row in found]
 

@@ -14,6 +14,7 @@ from promptjobs.core.archive import Candidate
 from promptjobs.core.asks import Tier
 from promptjobs.core.trial import Phase, Trial
 from promptjobs.db import events
+from promptjobs.db.columns import columns_of, created_at_of
 from promptjobs.db.history import candidate_from, trial_from
 from promptjobs.db.models import Artifact, CandidateRow, RolloutRow, Snapshot, TrialRow
 from promptjobs.errors import InvalidRequest, SnapshotNotFound
@@ -74,25 +75,7 @@ class StoredRollout:
         return self.prompt_tokens + self.completion_tokens + self.unknown_tokens
 
 
-ROLLOUT_COLUMNS = (
-    RolloutRow.key,
-    RolloutRow.candidate_id,
-    RolloutRow.seed,
-    RolloutRow.draw,
-    RolloutRow.phase,
-    RolloutRow.is_baseline,
-    RolloutRow.tier,
-    RolloutRow.score,
-    RolloutRow.reason,
-    RolloutRow.detail,
-    RolloutRow.prompt_tokens,
-    RolloutRow.completion_tokens,
-    RolloutRow.unknown_tokens,
-    RolloutRow.cost_usd,
-    RolloutRow.seconds,
-    RolloutRow.attempts,
-    RolloutRow.created_at,
-)
+ROLLOUT_COLUMNS = columns_of(StoredRollout, RolloutRow)
 
 
 async def read_trials(
@@ -245,14 +228,7 @@ class StoredSnapshot:
     payload: str | None = None
 
 
-SNAPSHOT_COLUMNS = (
-    Snapshot.id,
-    Snapshot.job_id,
-    Snapshot.label,
-    Snapshot.score,
-    Snapshot.score_seeds,
-    Snapshot.created_at,
-)
+SNAPSHOT_COLUMNS = columns_of(StoredSnapshot, Snapshot)
 
 
 async def read_snapshots(
@@ -261,10 +237,7 @@ async def read_snapshots(
     """The job's snapshots, newest first, without payloads. Raises InvalidRequest for a cursor that is none of them."""
     query = select(*SNAPSHOT_COLUMNS).where(Snapshot.job_id == job_id)
     if after is not None:
-        cursor = select(Snapshot.created_at).where(Snapshot.job_id == job_id, Snapshot.id == after)
-        created_at = (await connection.execute(cursor)).scalar_one_or_none()
-        if created_at is None:
-            raise InvalidRequest(f"there is no snapshot {after!r}", "after")
+        created_at = await created_at_of(connection, Snapshot, after, "snapshot", Snapshot.job_id == job_id)
         query = query.where(tuple_(Snapshot.created_at, Snapshot.id) < tuple_(literal(created_at), literal(after)))
     query = query.order_by(Snapshot.created_at.desc(), Snapshot.id.desc()).limit(limit)
     return [StoredSnapshot(*row) for row in await connection.execute(query)]
@@ -276,7 +249,7 @@ async def read_snapshot(connection: AsyncConnection, job_id: str, snapshot_id: s
     found = (await connection.execute(query)).first()
     if found is None:
         raise SnapshotNotFound(snapshot_id)
-    return StoredSnapshot(*found)
+    return StoredSnapshot(*tuple(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,17 +264,16 @@ class StoredArtifact:
     created_at: datetime
 
 
+ARTIFACT_COLUMNS = columns_of(StoredArtifact, Artifact)
+
+
 async def read_artifacts(
     connection: AsyncConnection, job_id: str, limit: int, after: str | None = None
 ) -> list[StoredArtifact]:
     """The job's artifacts, oldest first. Raises InvalidRequest for a cursor that is none of them."""
-    columns = (Artifact.id, Artifact.job_id, Artifact.snapshot_id, Artifact.label, Artifact.kind, Artifact.score)
-    query = select(*columns, Artifact.score_seeds, Artifact.created_at).where(Artifact.job_id == job_id)
+    query = select(*ARTIFACT_COLUMNS).where(Artifact.job_id == job_id)
     if after is not None:
-        cursor = select(Artifact.created_at).where(Artifact.job_id == job_id, Artifact.id == after)
-        created_at = (await connection.execute(cursor)).scalar_one_or_none()
-        if created_at is None:
-            raise InvalidRequest(f"there is no artifact {after!r}", "after")
+        created_at = await created_at_of(connection, Artifact, after, "artifact", Artifact.job_id == job_id)
         query = query.where(tuple_(Artifact.created_at, Artifact.id) > tuple_(literal(created_at), literal(after)))
     query = query.order_by(Artifact.created_at, Artifact.id).limit(limit)
     return [StoredArtifact(*row) for row in await connection.execute(query)]

@@ -7,6 +7,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from promptjobs.db.columns import columns_of
 from promptjobs.db.models import SavedConfig
 
 
@@ -33,14 +34,7 @@ class NewConfig:
     config_body: str
 
 
-COLUMNS = (
-    SavedConfig.name,
-    SavedConfig.algorithm,
-    SavedConfig.description,
-    SavedConfig.config_body,
-    SavedConfig.created_at,
-    SavedConfig.updated_at,
-)
+COLUMNS = columns_of(SavedRow, SavedConfig)
 KEY = (SavedConfig.organisation, SavedConfig.name)
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.core.asks import DESCRIPTION
+from promptjobs.db.columns import columns_of
 from promptjobs.db.history import trial_from
 from promptjobs.db.models import Call, CompletionRow, RolloutRow, TrialRow
 from promptjobs.db.results import ROLLOUT_COLUMNS, StoredRollout, StoredTrial
@@ -62,24 +63,7 @@ class StoredCall:
     created_at: datetime
 
 
-CALL_COLUMNS = (
-    Call.key,
-    Call.attempt,
-    Call.provider,
-    Call.model,
-    Call.streamed,
-    Call.status,
-    Call.error,
-    Call.messages,
-    Call.reply,
-    Call.finish_reason,
-    Call.prompt_tokens,
-    Call.completion_tokens,
-    Call.unknown_tokens,
-    Call.cost_usd,
-    Call.seconds,
-    Call.created_at,
-)
+CALL_COLUMNS = columns_of(StoredCall, Call)
 
 
 async def read_calls(connection: AsyncConnection, job_id: str, keys: Sequence[bytes]) -> dict[bytes, list[StoredCall]]:
@@ -119,26 +103,7 @@ class StoredCompletion:
     created_at: datetime
 
 
-COMPLETION_COLUMNS = (
-    CompletionRow.key,
-    CompletionRow.n,
-    CompletionRow.purpose,
-    CompletionRow.provider,
-    CompletionRow.model,
-    CompletionRow.draw,
-    CompletionRow.reason,
-    CompletionRow.detail,
-    CompletionRow.finish_reason,
-    CompletionRow.prompt_tokens,
-    CompletionRow.completion_tokens,
-    CompletionRow.unknown_tokens,
-    CompletionRow.cost_usd,
-    CompletionRow.seconds,
-    CompletionRow.attempts,
-    CompletionRow.request,
-    CompletionRow.body,
-    CompletionRow.created_at,
-)
+COMPLETION_COLUMNS = columns_of(StoredCompletion, CompletionRow)
 
 
 async def read_completions(

@@ -10,6 +10,7 @@ from sqlalchemy import delete, func, insert, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.db import events
+from promptjobs.db.columns import columns_of, created_at_of
 from promptjobs.db.models import Webhook, WebhookDelivery
 from promptjobs.db.webhook_messages import (
     CHANNEL,
@@ -18,7 +19,7 @@ from promptjobs.db.webhook_messages import (
     DeliveryStatus,
     message_body,
 )
-from promptjobs.errors import DeliveryNotFound, InvalidRequest, WebhookNotFound
+from promptjobs.errors import DeliveryNotFound, WebhookNotFound
 from promptjobs.errors.webhooks import TooManyWebhooks, WebhookDisabled
 
 MOST_WEBHOOKS = 20
@@ -55,15 +56,7 @@ class StoredWebhook:
     disabled_at: datetime | None
 
 
-COLUMNS = (
-    Webhook.id,
-    Webhook.url,
-    Webhook.description,
-    Webhook.event_types,
-    Webhook.created_at,
-    Webhook.updated_at,
-    Webhook.disabled_at,
-)
+COLUMNS = columns_of(StoredWebhook, Webhook)
 
 
 async def create(connection: AsyncConnection, webhook: NewWebhook) -> StoredWebhook:
@@ -91,10 +84,7 @@ async def read_page(
     """Newest first. Raises InvalidRequest for a cursor that is no webhook."""
     query = select(*COLUMNS).where(Webhook.organisation == organisation)
     if after is not None:
-        cursor = select(Webhook.created_at).where(Webhook.id == after, Webhook.organisation == organisation)
-        created_at = (await connection.execute(cursor)).scalar_one_or_none()
-        if created_at is None:
-            raise InvalidRequest(f"there is no webhook {after!r}", "after")
+        created_at = await created_at_of(connection, Webhook, after, "webhook", Webhook.organisation == organisation)
         query = query.where(tuple_(Webhook.created_at, Webhook.id) < tuple_(created_at, after))
     query = query.order_by(Webhook.created_at.desc(), Webhook.id.desc()).limit(limit)
     return [StoredWebhook(*row) for row in await connection.execute(query)]
@@ -165,19 +155,7 @@ class StoredDelivery:
     payload: str | None = None
 
 
-DELIVERY_COLUMNS = (
-    WebhookDelivery.id,
-    WebhookDelivery.webhook_id,
-    WebhookDelivery.job_id,
-    WebhookDelivery.event_type,
-    WebhookDelivery.status,
-    WebhookDelivery.attempts,
-    WebhookDelivery.next_attempt_at,
-    WebhookDelivery.response_status,
-    WebhookDelivery.error,
-    WebhookDelivery.created_at,
-    WebhookDelivery.delivered_at,
-)
+DELIVERY_COLUMNS = columns_of(StoredDelivery, WebhookDelivery)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +177,7 @@ async def read_deliveries(
     if wanted.status is not None:
         query = query.where(table.status == wanted.status)
     if wanted.after is not None:
-        cursor = select(table.created_at).where(table.id == wanted.after, table.webhook_id == webhook_id)
-        created_at = (await connection.execute(cursor)).scalar_one_or_none()
-        if created_at is None:
-            raise InvalidRequest(f"there is no delivery {wanted.after!r}", "after")
+        created_at = await created_at_of(connection, table, wanted.after, "delivery", table.webhook_id == webhook_id)
         query = query.where(tuple_(table.created_at, table.id) < tuple_(created_at, wanted.after))
     query = query.order_by(table.created_at.desc(), table.id.desc()).limit(wanted.limit)
     return [_delivery(row) for row in await connection.execute(query)]

@@ -32,7 +32,11 @@ class KeyNotAllowed(PromptjobsError):
     code = "key_not_allowed"
 
     def __init__(self, purpose: str) -> None:
-        super().__init__(f"a key for {purpose} cannot be used here")
+        super().__init__(
+            "a key for metrics opens /metrics and nothing else"
+            if purpose == "metrics"
+            else "this key does not open /metrics: `promptjobs keys create --for-metrics` makes one that does"
+        )
         self.purpose = purpose
 
 

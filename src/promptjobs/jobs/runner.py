@@ -3,21 +3,21 @@
 import asyncio
 import logging
 import traceback
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
 
-from promptjobs.core.asks import Answer, Ask, Body, EventFact, Fact, Key, Rollout
+from promptjobs.core.asks import Answer, Ask, EventFact, Fact, Key, Rollout
 from promptjobs.core.lanes import STOP_RANK, Cause, Lane, Lanes, Outcome, Turning, chain, outranks
 from promptjobs.core.optimizer import Adopted, Optimizer
 from promptjobs.core.trial import Phase
-from promptjobs.db import history, journal
+from promptjobs.db import history
 from promptjobs.db.connections import Connections
 from promptjobs.db.journal import AnswerRecord, TokenRecord, TurnRecord
 from promptjobs.errors import BudgetExhausted, DatabaseUnavailable, JobFailed, JournalMismatch, LeaseLost
 from promptjobs.jobs.asking import Asking, World
+from promptjobs.jobs.recalls import Recalls
 from promptjobs.jobs.writer import Writer
 from promptjobs.telemetry.call_tallies import OK
 from promptjobs.telemetry.context import JOB_ID, bound
@@ -25,7 +25,6 @@ from promptjobs.telemetry.metrics import ROLLOUTS
 
 log = logging.getLogger(__name__)
 
-BODIES_KEPT = 3_000
 TURNS_WITHOUT_ANSWER = 1_000
 TURNS_IN_A_ROW = 100
 """Replayed without letting anything else run: heartbeats and the other jobs of the process have to go on."""
@@ -66,7 +65,7 @@ class Run:
         self.stopped: Cause | None = None
         self.stop_detail: str | None = None
         self._wanted: tuple[Cause, str | None] | None = None
-        self._bodies: OrderedDict[Key, str] = OrderedDict()
+        self._recalls = Recalls(job_id, connections)
         self._wake = asyncio.Event()
         self._asking = Asking(world, self.answers, slots, self._wake, self._note, self._refused)
         self._idle_turns = 0
@@ -324,28 +323,13 @@ class Run:
         try:
             recall = next(turning)
             while True:
-                recall = turning.send(await self._recall(recall.keys))
+                recall = turning.send(await self._recalls.bodies(recall.keys))
         except StopIteration as end:
             outcome: Outcome = end.value
             return outcome
 
-    async def _recall(self, keys: Sequence[Key]) -> list[Body]:
-        absent = [key for key in keys if key not in self._bodies]
-        found: Mapping[Key, str] = {}
-        if absent:
-            found = await self.connections.persist(lambda c: history.load_bodies(c, self.job_id, absent))
-        bodies = [journal.body_from(self._bodies[key] if key in self._bodies else found[key]) for key in keys]
-        for key, text in found.items():
-            self._remember(key, text)
-        return bodies
-
-    def _remember(self, key: Key, text: str) -> None:
-        self._bodies[key] = text
-        if len(self._bodies) > BODIES_KEPT:
-            self._bodies.popitem(last=False)
-
     def _note(self, record: AnswerRecord) -> None:
-        self._remember(record.answer.key, record.body)
+        self._recalls.keep(record.answer.key, record.body)
         if isinstance(record.ask, Rollout):
             ROLLOUTS.labels(record.ask.phase, record.answer.reason or OK).inc()
 

@@ -163,8 +163,9 @@ class Worker:
         except DatabaseUnavailable as error:
             log.error("a job is left to the next worker", extra={"job_id": job_id, "cause": str(error)})
         except Exception as error:
-            # The edge of a job: a defect in one must not end the others.
-            log.exception("a job failed", extra={"job_id": job_id})
+            # The edge of a job: a defect in one must not end the others. What is no defect says itself what it is of.
+            is_defect = not isinstance(error, PromptjobsError)
+            log.error("a job failed", extra={"job_id": job_id, "cause": str(error)}, exc_info=is_defect)
             await self._fail(held, error)
         finally:
             self._claims.ended(held)
