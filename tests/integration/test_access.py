@@ -123,6 +123,15 @@ async def test_a_service_that_only_this_machine_reaches_needs_no_key_until_there
         assert (await client.get(JOBS_PATH, headers={"x-api-key": key})).status_code == 200
 
 
+async def test_revoking_the_last_key_opens_nothing(database: Database) -> None:
+    clock = Clock()
+    stored, _ = await made(database)
+    async with writing(database) as connection:
+        await api_keys.revoke(connection, stored.id)
+    async with served(database, clock=clock) as client:
+        assert code(await client.get(JOBS_PATH)) == (401, "missing_api_key")
+
+
 async def test_any_other_service_needs_a_key_whether_or_not_there_is_one(database: Database) -> None:
     async with served(database, is_local=False) as client:
         answer = await client.get(JOBS_PATH)

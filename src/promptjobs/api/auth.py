@@ -86,7 +86,7 @@ class Access:
         if self._is_open is None or self._clock() >= self._is_open[1]:
             try:
                 async with writing(self._database) as connection:
-                    is_open = not await api_keys.are_any(connection)
+                    is_open = not await api_keys.were_any(connection)
             except DatabaseUnavailable:
                 if self._is_open is None:
                     raise

@@ -24,6 +24,17 @@ HTTP_CODES = {
     404: ("not_found", "there is nothing at this address"),
     405: ("method_not_allowed", "this address does not take that method"),
 }
+WORDS = {
+    "missing": "is required",
+    "dict_type": "expected an object",
+    "list_type": "expected an array",
+    "string_type": "expected a string",
+    "bool_type": "expected true or false",
+    "int_type": "expected an integer",
+    "extra_forbidden": "is not a field of this request",
+}
+"""Errors of pydantic in the words of JSON."""
+
 OWN = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 
 
@@ -95,8 +106,9 @@ def _body(
 def invalid(errors: list[ErrorDetails]) -> InvalidRequest:
     """What pydantic found, without the values: they may be secrets."""
     first, *others = errors
+    said = WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
     more = f" (and {len(others)} more)" if others else ""
-    return InvalidRequest(f"{first['msg']}{more}", ".".join(str(step) for step in first["loc"]))
+    return InvalidRequest(f"{said}{more}", ".".join(str(step) for step in first["loc"]))
 
 
 def own_problem(request: Request, error: PromptjobsError) -> Response:

@@ -112,9 +112,16 @@ async def find(connection: AsyncConnection, digest: bytes) -> StoredKey | None:
 
 
 async def are_any(connection: AsyncConnection) -> bool:
-    """Whether a key for the API was ever made and is not revoked."""
+    """Whether there is a key that opens the API."""
     query = select(ApiKey.id).where(ApiKey.revoked_at.is_(None), ApiKey.purpose == Purpose.API).limit(1)
     return (await connection.execute(query)).first() is not None
+
+
+async def were_any(connection: AsyncConnection) -> bool:
+    """Whether a key for the API was ever made: revoking the last one opens nothing."""
+    return (
+        await connection.execute(select(ApiKey.id).where(ApiKey.purpose == Purpose.API).limit(1))
+    ).first() is not None
 
 
 async def read_all(connection: AsyncConnection, organisation: str | None = None) -> list[StoredKey]:
