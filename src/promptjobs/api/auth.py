@@ -20,7 +20,7 @@ from promptjobs.db.transactions import writing
 from promptjobs.errors import DatabaseUnavailable, HostNotAllowed, KeyInvalid, KeyMissing, KeyNotAllowed
 
 KEPT_SECONDS = 5.0
-"""How long a key is trusted, or distrusted, without a look at the database: a revocation takes that long at most."""
+"""How long a key is trusted without a look at the database: a revocation takes that long at most."""
 
 MAX_KEPT = 10_000
 
@@ -57,7 +57,7 @@ class Access:
         """allowed_hosts: names, beside those of this machine, under which a service without keys may be asked."""
         self._database, self.limits = database, limits
         self._is_open_without_keys, self._allowed_hosts, self._clock = is_open_without_keys, allowed_hosts, clock
-        self._known: OrderedDict[bytes, tuple[StoredKey | None, float]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[StoredKey, float]] = OrderedDict()
         self._is_open: tuple[bool, float] | None = None
 
     async def caller(self, request: Request, purpose: Purpose = Purpose.API) -> Caller:
@@ -68,11 +68,10 @@ class Access:
             return Caller(DEFAULT_ORGANISATION, None)
         sent = sent_key(request)
         if sent is None:
-            self._refused(request)
+            self._count_stranger(request)
             raise KeyMissing
-        stored = await self._find(sent)
+        stored = await self._find(sent, request)
         if stored is None:
-            self._refused(request)
             raise KeyInvalid
         if stored.purpose is not purpose:
             raise KeyNotAllowed(stored.purpose)
@@ -94,13 +93,18 @@ class Access:
             self._is_open = (is_open, self._clock() + KEPT_SECONDS)
         return self._is_open[0]
 
-    async def _find(self, sent: str) -> StoredKey | None:
-        if api_keys.SENT_KEY.fullmatch(sent) is None:
-            return None
+    async def _find(self, sent: str, request: Request) -> StoredKey | None:
+        """The key, or None for one that opens nothing. Whoever brings one that is not known is counted before the
+        database is asked.
+        """
         digest = api_keys.digest_of(sent)
         known = self._known.get(digest)
         if known is not None and self._clock() < known[1]:
             return known[0]
+        if known is None:
+            self._count_stranger(request)
+            if api_keys.SENT_KEY.fullmatch(sent) is None:
+                return None
         try:
             async with writing(self._database) as connection:
                 stored = await api_keys.find(connection, digest)
@@ -108,14 +112,18 @@ class Access:
             if known is None:
                 raise
             return known[0]
+        if stored is None:
+            # Nothing is kept of a key that opens nothing: guesses must not push out those that do.
+            self._known.pop(digest, None)
+            return None
         self._known[digest] = (stored, self._clock() + KEPT_SECONDS)
         self._known.move_to_end(digest)
         if len(self._known) > MAX_KEPT:
             self._known.popitem(last=False)
         return stored
 
-    def _refused(self, request: Request) -> None:
-        """Whoever has no key has an address at least."""
+    def _count_stranger(self, request: Request) -> None:
+        """Who has no key that is known has an address at least. Raises RateLimited."""
         self.limits.take(f"address {request.client.host if request.client else 'unknown'}")
 
     def _check_hosts(self, request: Request) -> None:

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from promptjobs.api.app import create_app
 from promptjobs.api.auth import Access, is_loopback
+from promptjobs.api.http_protocol import BoundedHttp
 from promptjobs.api.parts import Parts, open_database, open_parts
 from promptjobs.api.rate_limits import RateLimits
 from promptjobs.clients.llm import Llm
@@ -183,7 +184,7 @@ def uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttp,
         ws="none",
         lifespan="on",
         log_config=None,
