@@ -17,6 +17,7 @@ from promptjobs.core.asks import EventFact
 from promptjobs.db import events
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import writing
+from promptjobs.telemetry.metrics import REGISTRY
 from tests.fakes.recorded_jobs import RunningJob, job_service, publish, running_job
 from tests.fakes.served import Received, Served, receive, served
 
@@ -263,8 +264,11 @@ async def test_a_reader_who_takes_nothing_is_disconnected_and_holds_up_nobody(se
         for _ in range(10):
             await write(job, 10, padding="x" * 100_000)
         assert await first_numbers(here, job, 101) == list(range(1, 102))
+        async with asyncio.timeout(20), httpx.AsyncClient(base_url=here.base_url) as client:
+            while REGISTRY.get_sample_value("promptjobs_sse_clients"):
+                assert (await client.get("/healthz")).status_code == 200
         taken = bytearray()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while part := await reader.read(1_000_000):
                 taken += part
         writer.close()
