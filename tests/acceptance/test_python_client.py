@@ -17,13 +17,19 @@ from promptjobs import (
 )
 from tests.acceptance.client import config
 from tests.acceptance.faulty_model import FaultyModel
-from tests.acceptance.finished_job import Finished
+from tests.acceptance.finished_job import Finished, observe
 from tests.acceptance.service import Ports, Process
 from tests.fakes.cut_connections import cutting
 
 pytestmark = pytest.mark.slow
 
 JOB_ID = "pl_00000000000000000000000000000000"
+
+
+@pytest.fixture(scope="module")
+def finished(shared_service: Process, shared_database: str, ports: Ports) -> Finished:
+    """In this process's own service: what is shared by all processes of a run was seen in one of theirs."""
+    return asyncio.run(observe(shared_service.url, shared_database, ports))
 
 
 @pytest.fixture

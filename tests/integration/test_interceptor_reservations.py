@@ -243,7 +243,7 @@ async def called_directly(world: World, token: Token, **body: Any) -> list[Messa
         sent.append(message)
 
     path = f"/interceptor/v1/{token.secret}/chat/completions"
-    await world.interceptor({"type": "http", "method": "POST", "path": path}, receive, send)
+    await world.interceptor({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send)
     return sent
 
 
@@ -295,7 +295,12 @@ async def test_call_whose_task_app_leaves_while_it_waits_is_given_up(tight: Worl
     async def send(message: Message) -> None:
         raise AssertionError(message)
 
-    scope = {"type": "http", "method": "POST", "path": f"/interceptor/v1/{token.secret}/chat/completions"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": f"/interceptor/v1/{token.secret}/chat/completions",
+        "headers": [],
+    }
     waiting = asyncio.create_task(tight.interceptor(scope, receive, send))
     left.set()
     async with asyncio.timeout(10):
