@@ -49,7 +49,7 @@ def cpu_seconds() -> float:
 async def read(port: int, path: str, expected: int, arrivals: list[float], ready: Callable[[], None]) -> None:
     """Appends the time at which each event arrives; the first one is history."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     tail = b""
     while len(arrivals) < expected:
         part = await reader.read(1 << 20)

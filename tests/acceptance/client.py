@@ -133,9 +133,9 @@ class Api:
                 async for each in received:
                     yield each
 
-    async def heard(self, job_id: str, event_type: str, seconds: float = 60.0) -> Json:
-        """The first event of a type, as soon as it is there."""
-        async with asyncio.timeout(seconds), aclosing(self.stream(job_id)) as stream:
+    async def heard(self, job_id: str, event_type: str, seconds: float = 60.0, since_seq: int = 0) -> Json:
+        """The first event of a type behind number since_seq, as soon as it is there."""
+        async with asyncio.timeout(seconds), aclosing(self.stream(job_id, since_seq)) as stream:
             async for received in stream:
                 if received.event["type"] == event_type:
                     return received.event

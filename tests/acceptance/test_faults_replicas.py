@@ -198,7 +198,7 @@ async def reads_a_little_and_vanishes(url: str, job_id: str, *, at_once: bool) -
     """Without a word: the connection is reset while events are on their way, or before the first."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    writer.write(f"GET {JOBS}/{job_id}/events/stream HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+    writer.write(f"GET {JOBS}/{job_id}/events/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     if not at_once:
         await reader.readuntil(b"data: ")
     writer.transport.abort()

@@ -42,11 +42,12 @@ async def paused(api: Api, app: FaultyApp, job_id: str) -> Json:
     """Ask for a pause while rollouts wait at the task app's gate, and let them go; the job once it is paused."""
     app.close_gate()
     await app.visited(len(app.visits) + 1)
+    before = (await api.events(job_id))[-1]["seq"]
     asked = await command(api, job_id, "pause")
     assert (asked["status"], asked["paused_at"]) == ("running", None)
     assert asked["pause_requested_at"] is not None
     app.open_gate()
-    await api.heard(job_id, PAUSED, seconds=10)
+    await api.heard(job_id, PAUSED, seconds=10, since_seq=before)
     job: Json = await api.read(job_id)
     assert (job["status"], job["pause_requested_at"]) == ("paused", None)
     assert job["paused_at"] is not None
