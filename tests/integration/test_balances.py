@@ -40,10 +40,9 @@ async def told(database: Database, *arguments: str) -> Any:
 async def test_an_organisation_without_a_balance_has_no_limit(database: Database) -> None:
     async with writing(database) as connection:
         assert await balances.read(connection, "default") is None
-        assert not await balances.has_balance(connection, "default")
         assert await balances.add(connection, "default", Decimal(1)) is None
         assert await balances.remove(connection, "default") is None
-        assert not await balances.has_balance(connection, "default")
+        assert await balances.read(connection, "default") is None
 
 
 async def test_what_is_set_added_and_removed_is_exact_and_leaves_what_is_reserved(database: Database) -> None:
@@ -128,7 +127,7 @@ async def test_wrong_input_is_refused_in_words_and_changes_nothing(
     assert said in result.stderr
     assert result.stdout == ""
     async with reading(database) as connection:
-        assert not await balances.has_balance(connection, "default")
+        assert await balances.read(connection, "default") is None
 
 
 @pytest.mark.slow

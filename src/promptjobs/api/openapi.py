@@ -90,11 +90,10 @@ def _describe_messages(api: FastAPI) -> None:
             webhook_id: Annotated[str, Header(description="The message's id, the same in every attempt.")],
             webhook_timestamp: Annotated[str, Header(description="When it is sent; seconds since 1970.")],
             webhook_signature: Annotated[str, Header(description="`v1,` and the HMAC-SHA256 in base64.")],
-        ) -> Response:
-            raise NotImplementedError
+        ) -> None:
+            """Signed as in Standard Webhooks. What is not taken within seconds is sent again, ever later."""
 
         receive.__annotations__["body"] = model
-        receive.__doc__ = "Signed as in Standard Webhooks. What is not taken within seconds is sent again, ever later."
         api.webhooks.add_api_route(
             event_type,
             receive,

@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.db.models import BalanceRow, HoldRow
+from promptjobs.errors import BalanceEmpty
 
 DEFAULT_ORGANISATION = "default"
 """To which every job belongs that names no other."""
@@ -31,10 +32,10 @@ async def read(connection: AsyncConnection, organisation: str) -> Balance | None
     return _balance((await connection.execute(query)).first())
 
 
-async def has_balance(connection: AsyncConnection, organisation: str) -> bool:
-    """Whether the spending of the organisation is limited."""
-    query = select(BalanceRow.organisation).where(BalanceRow.organisation == organisation)
-    return (await connection.execute(query)).first() is not None
+def require_money(balance: Balance | None) -> None:
+    """Raises BalanceEmpty where the organisation's spending has a limit, and nothing of it is left."""
+    if balance is not None and balance.usd <= 0:
+        raise BalanceEmpty(balance.organisation, float(balance.usd))
 
 
 async def put(connection: AsyncConnection, organisation: str, usd: Decimal) -> Balance:

@@ -33,7 +33,7 @@ from promptjobs.db.models import (
 )
 from promptjobs.db.webhook_messages import enqueue_end
 from promptjobs.db.webhooks import driver_of
-from promptjobs.errors import BalanceEmpty, JobConflict, JobNotFound
+from promptjobs.errors import JobConflict, JobNotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ async def start(connection: AsyncConnection, job_id: str) -> None:
     if job.status.is_terminal:
         raise JobConflict(job_id, job.status, "be started")
     if job.status is JobStatus.PENDING:
-        await require_money(connection, job.organisation)
+        balances.require_money(await balances.read(connection, job.organisation))
         await _change(connection, job_id, status=JobStatus.QUEUED)
         await events.append(connection, job_id, "prompt.learning.started", "The job waits for a worker", {})
         await events.notify(connection, events.JOBS_CHANNEL, job_id)
@@ -138,7 +138,7 @@ async def resume(connection: AsyncConnection, job_id: str) -> None:
     if job.status.is_terminal or job.status is JobStatus.PENDING:
         raise JobConflict(job_id, job.status, "be resumed")
     if job.status is JobStatus.PAUSED:
-        await require_money(connection, job.organisation)
+        balances.require_money(await balances.read(connection, job.organisation))
         await _queue_again(connection, job)
     elif job.is_to_be_paused:
         await _change(connection, job_id, pause_requested_at=None)
@@ -190,13 +190,6 @@ async def remove(connection: AsyncConnection, job_id: str) -> None:
         await connection.execute(delete(table).where(table.job_id == job_id))
     await connection.execute(delete(Job).where(Job.id == job_id))
     await events.notify(connection, events.EVENTS_CHANNEL, job_id)
-
-
-async def require_money(connection: AsyncConnection, organisation: str) -> None:
-    """Raises BalanceEmpty where the organisation's spending has a limit, and nothing of it is left."""
-    balance = await balances.read(connection, organisation)
-    if balance is not None and balance.usd <= 0:
-        raise BalanceEmpty(organisation, float(balance.usd))
 
 
 # --- under the lock --------------------------------------------------------------------------------------------------

@@ -106,13 +106,14 @@ class JobService:
         """
         async with reading(self.database) as connection:
             config, _ = await self._prepared(connection, request, organisation)
-            check_priced(config, await balances.has_balance(connection, organisation))
+            check_priced(config, await balances.read(connection, organisation) is not None)
         return estimate_job(config)
 
     async def _create(self, connection: AsyncConnection, request: JobRequest, organisation: str) -> JobRow:
         config, job = await self._prepared(connection, request, organisation)
-        check_priced(config, await balances.has_balance(connection, organisation))
-        await job_commands.require_money(connection, organisation)
+        balance = await balances.read(connection, organisation)
+        check_priced(config, balance is not None)
+        balances.require_money(balance)
         await job_commands.create(connection, job)
         return await jobs.read(connection, job.id)
 
