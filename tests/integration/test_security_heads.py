@@ -60,6 +60,11 @@ def test_the_service_speaks_http_with_these_limits() -> None:
     assert uvicorn_config(answers, Settings()).http is BoundedHttp
 
 
+def test_an_idle_connection_outlives_the_pools_of_usual_clients() -> None:
+    """What a client sends on a connection that is closed just then is lost: 15 s is what aiohttp keeps one."""
+    assert uvicorn_config(answers, Settings()).timeout_keep_alive >= 60
+
+
 async def flood(writer: asyncio.StreamWriter) -> None:
     for _ in range(2_000):  # 20 MB, of which the kernel's buffers hold a few
         writer.write(PIECE)

@@ -31,6 +31,10 @@ from promptjobs.telemetry.metrics_port import MetricsPort
 
 GRACEFUL_SECONDS = 5
 
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection stays open. Longer than clients keep theirs in a pool (aiohttp 15 s, httpx 5 s, undici
+4 s): a POST that a task app sends on a connection just as it is closed here would fail its rollout."""
+
 
 def worker_of(settings: Settings, parts: Parts, public_url: str, interceptor: Interceptor | None) -> Worker:
     options = WorkerOptions(
@@ -192,6 +196,7 @@ def uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         log_level=settings.log_level,
     )
 
