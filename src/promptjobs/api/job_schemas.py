@@ -85,6 +85,8 @@ EXAMPLE_JOB: dict[str, Any] = {
     "status": "running",
     "parent_id": None,
     "config_name": None,
+    "experiment_id": None,
+    "experiment_label": None,
     "created_at": EXAMPLE_TIME,
     "started_at": EXAMPLE_TIME,
     "finished_at": None,
@@ -282,6 +284,8 @@ class JobObject(Answer):
     status: JobStatus
     parent_id: str | None = Field(description="The job that this one was forked from; it may have been deleted.")
     config_name: str | None = Field(description="The saved config that it was made of.")
+    experiment_id: str | None = Field(description="The experiment that it belongs to.")
+    experiment_label: str | None = Field(description="Its name there.")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

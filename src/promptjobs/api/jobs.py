@@ -15,6 +15,7 @@ from promptjobs.api.idempotency import Idempotent
 from promptjobs.api.labels import TheLabels
 from promptjobs.api.links import page_links
 from promptjobs.api.parameters import (
+    EXPERIMENT_ID,
     JOB_ID,
     MAX_LIMIT,
     JobId,
@@ -126,11 +127,26 @@ async def list_jobs(
     config_name: Annotated[
         str | None, Query(pattern=CONFIG_NAME, description="Only those that were made of this saved config.")
     ] = None,
+    experiment_id: Annotated[
+        str | None, Query(pattern=f"^{EXPERIMENT_ID.pattern}$", description="Only those of this experiment.")
+    ] = None,
 ) -> Response:
     """A bare array; the `Link` header names the next page, which stays the same while jobs are added.
     `metadata.<key>=<value>` lists only jobs whose metadata has this value at its top; several must all hold."""
     limit = min(limit, MAX_LIMIT)
-    wanted = JobFilter(organisation, limit + 1, after, offset, status, algorithm, since, parent_id, config_name, labels)
+    wanted = JobFilter(
+        organisation,
+        limit + 1,
+        after,
+        offset,
+        status=status,
+        algorithm=algorithm,
+        since=since,
+        parent_id=parent_id,
+        config_name=config_name,
+        experiment_id=experiment_id,
+        labels=labels,
+    )
     rows, has_more = cut(await service.page(wanted), limit)
     links = page_links(request, rows[-1].id if has_more else None)
     return JsonResponse([job_object(row, is_listed=True) for row in rows], headers=links)

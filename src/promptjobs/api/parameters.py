@@ -5,21 +5,23 @@ The dependencies are coroutines because any other function would be sent to a th
 
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Path, Query, Request
 from pydantic import AfterValidator, BeforeValidator
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.api.auth import TheOrganisation
 from promptjobs.api.sse import EventHub
-from promptjobs.db.ownership import organisation_of
+from promptjobs.db import experiments, ownership
 from promptjobs.db.results import Page
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import reading
 from promptjobs.db.vault import Vault
 from promptjobs.errors import JobNotFound
+from promptjobs.errors.experiments import ExperimentNotFound
 from promptjobs.errors.shown import MAX_SHOWN
 from promptjobs.jobs.service import JobService
 
@@ -32,7 +34,9 @@ MAX_OWNERS = 50_000
 MAX_NUMBER = 2**31 - 1
 """The largest number of an event, trial or candidate that can be stored."""
 
+EXPERIMENT_ID = re.compile(r"exp_[0-9a-f]{32}")
 EXAMPLE_ID = "pl_5b0f7c1e9d8a4b6f8c2d3e4f5a6b7c8d"
+EXAMPLE_EXPERIMENT = "exp_0c4d1e7a2b9f4c6d8e3f5a7b9c1d2e4f"
 
 
 async def _database(request: Request) -> Database:
@@ -62,24 +66,33 @@ TheVault = Annotated[Vault, Depends(_vault)]
 
 
 class Owners:
-    """Whose jobs are whose, as far as it was asked. A job never changes hands; one that is gone is missed later."""
+    """Whose jobs and experiments are whose, as far as it was asked. They never change hands; what is gone is missed
+    later."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: OrderedDict[str, str] = OrderedDict()
 
-    async def check(self, job_id: str, organisation: str) -> None:
+    async def check_job(self, job_id: str, organisation: str) -> None:
         """Raises JobNotFound, for another organisation's job as well as for one that does not exist."""
-        owner = self._known.get(job_id)
+        if await self._owner(job_id, ownership.organisation_of) != organisation:
+            raise JobNotFound(job_id)
+
+    async def check_experiment(self, experiment_id: str, organisation: str) -> None:
+        """Raises ExperimentNotFound, in the same cases."""
+        if await self._owner(experiment_id, experiments.organisation_of) != organisation:
+            raise ExperimentNotFound(experiment_id)
+
+    async def _owner(self, item_id: str, read: Callable[[AsyncConnection, str], Awaitable[str | None]]) -> str | None:
+        owner = self._known.get(item_id)
         if owner is None:
             async with reading(self._database) as connection:
-                owner = await organisation_of(connection, job_id)
+                owner = await read(connection, item_id)
             if owner is not None:
-                self._known[job_id] = owner
+                self._known[item_id] = owner
                 if len(self._known) > MAX_OWNERS:
                     self._known.popitem(last=False)
-        if owner != organisation:
-            raise JobNotFound(job_id)
+        return owner
 
 
 async def _job_id(
@@ -91,11 +104,25 @@ async def _job_id(
     if JOB_ID.fullmatch(job_id) is None:
         raise JobNotFound(job_id[:MAX_SHOWN])
     owners: Owners = request.app.state.owners
-    await owners.check(job_id, organisation)
+    await owners.check_job(job_id, organisation)
     return job_id
 
 
+async def _experiment_id(
+    request: Request,
+    organisation: TheOrganisation,
+    experiment_id: Annotated[str, Path(description="The experiment's id.", examples=[EXAMPLE_EXPERIMENT])],
+) -> str:
+    """As `_job_id`."""
+    if EXPERIMENT_ID.fullmatch(experiment_id) is None:
+        raise ExperimentNotFound(experiment_id[:MAX_SHOWN])
+    owners: Owners = request.app.state.owners
+    await owners.check_experiment(experiment_id, organisation)
+    return experiment_id
+
+
 JobId = Annotated[str, Depends(_job_id)]
+ExperimentId = Annotated[str, Depends(_experiment_id)]
 
 
 def _unescaped(value: Any) -> Any:

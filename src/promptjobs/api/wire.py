@@ -64,6 +64,8 @@ def job_object(row: JobRow, *, is_listed: bool = False) -> Json:
         "organisation": row.organisation,
         "parent_id": row.parent_id,
         "config_name": row.config_name,
+        "experiment_id": row.experiment_id,
+        "experiment_label": row.experiment_label,
         "created_at": row.created_at,
         "started_at": row.started_at,
         "finished_at": row.finished_at,

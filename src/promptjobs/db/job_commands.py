@@ -34,6 +34,21 @@ from promptjobs.db.models import (
 from promptjobs.db.webhook_messages import enqueue_end
 from promptjobs.db.webhooks import driver_of
 from promptjobs.errors import JobConflict, JobNotFound
+from promptjobs.errors.experiments import JobInExperiment
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A job's place in an experiment. position: from 1 on. settings: JSON text of what tells it from the others.
+
+    group: the same for jobs that differ in their random seed alone.
+    """
+
+    experiment_id: str
+    position: int
+    label: str
+    group: str
+    settings: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +72,7 @@ class NewJob:
     labels: Mapping[str, str] = field(default_factory=dict)
     parent_id: str | None = None
     config_name: str | None = None
+    place: Place | None = None
 
 
 async def create(connection: AsyncConnection, job: NewJob) -> None:
@@ -76,6 +92,7 @@ async def create(connection: AsyncConnection, job: NewJob) -> None:
             config_name=job.config_name,
             task_app_key=job.task_app_key,
             last_seq=1,
+            **_placed(job.place),
         )
     )
     await open_accounts(connection, job.id)
@@ -91,6 +108,18 @@ async def create(connection: AsyncConnection, job: NewJob) -> None:
     )
     await events.notify(connection, events.EVENTS_CHANNEL, job.id)
     await events.notify(connection, events.JOBS_CHANNEL, job.id)
+
+
+def _placed(place: Place | None) -> dict[str, Any]:
+    if place is None:
+        return {}
+    return {
+        "experiment_id": place.experiment_id,
+        "experiment_position": place.position,
+        "experiment_label": place.label,
+        "experiment_group": place.group,
+        "experiment_settings": place.settings,
+    }
 
 
 async def start(connection: AsyncConnection, job_id: str) -> None:
@@ -174,8 +203,10 @@ BY_JOB = (Event, CandidateRow, TrialRow, RolloutRow, CompletionRow, Turn, Token,
 """Tables with rows of a job, in an order in which those that refer to others go first."""
 
 
-async def remove(connection: AsyncConnection, job_id: str) -> None:
-    """Delete a job that is over, with everything it has left. Raises JobNotFound; JobConflict where it is not over.
+async def remove(connection: AsyncConnection, job_id: str, *, with_experiment: bool = False) -> None:
+    """Delete a job that is over, with everything it has left. with_experiment: the whole experiment goes.
+
+    Raises JobNotFound; JobConflict where it is not over; JobInExperiment where it would go alone.
 
     What its last calls have reserved of the organisation's balance stays until they are settled or the reservation
     expires: only then it is known what is to be charged.
@@ -183,6 +214,8 @@ async def remove(connection: AsyncConnection, job_id: str) -> None:
     job = await _locked(connection, job_id)
     if not job.status.is_terminal:
         raise JobConflict(job_id, job.status, "be deleted")
+    if job.experiment_id is not None and not with_experiment:
+        raise JobInExperiment(job_id, job.experiment_id)
     # Settling locks the accounts in this order; deleting them in another could wait for it in a circle.
     accounts = select(LedgerRow.category).where(LedgerRow.job_id == job_id).order_by(LedgerRow.category)
     await connection.execute(accounts.with_for_update())
@@ -206,18 +239,26 @@ class _Standing:
     is_untouched: bool
     is_cancelled: bool
     is_to_be_paused: bool
+    experiment_id: str | None
 
 
 async def _locked(connection: AsyncConnection, job_id: str) -> _Standing:
     """The row stays locked until the transaction ends. Raises JobNotFound."""
     columns = (Job.organisation, Job.status, Job.algorithm, Job.started_at, Job.cancel_requested_at)
-    query = select(*columns, Job.pause_requested_at).where(Job.id == job_id).with_for_update()
+    query = select(*columns, Job.pause_requested_at, Job.experiment_id).where(Job.id == job_id).with_for_update()
     found = (await connection.execute(query)).first()
     if found is None:
         raise JobNotFound(job_id)
-    organisation, status, algorithm, started_at, cancelled_at, pause_at = found
-    is_untouched, is_cancelled, is_to_be_paused = started_at is None, cancelled_at is not None, pause_at is not None
-    return _Standing(job_id, organisation, JobStatus(status), algorithm, is_untouched, is_cancelled, is_to_be_paused)
+    return _Standing(
+        id=job_id,
+        organisation=found.organisation,
+        status=JobStatus(found.status),
+        algorithm=found.algorithm,
+        is_untouched=found.started_at is None,
+        is_cancelled=found.cancel_requested_at is not None,
+        is_to_be_paused=found.pause_requested_at is not None,
+        experiment_id=found.experiment_id,
+    )
 
 
 async def _change(connection: AsyncConnection, job_id: str, **values: Any) -> None:

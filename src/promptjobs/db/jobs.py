@@ -84,7 +84,9 @@ class JobRow:
     config, warnings, metadata, progress: JSON texts. best_prompt: the best candidate's template while the job runs;
     best_messages: those that it has published; best_snapshot: the payload, where one job was asked for. All JSON texts.
     categories: what was spent on each, where one job was asked for. balance_usd: of its organisation, if it has one.
-    parent_id: of the job that it was forked from, which may have been deleted.
+    parent_id: of the job that it was forked from, which may have been deleted. experiment_*: None for a job of its own;
+    position: from 1 on; settings: JSON text of what tells it from the others; group: the same for jobs that differ in
+    their random seed alone.
     """
 
     id: str
@@ -93,6 +95,11 @@ class JobRow:
     status: JobStatus
     parent_id: str | None
     config_name: str | None
+    experiment_id: str | None
+    experiment_position: int | None
+    experiment_label: str | None
+    experiment_group: str | None
+    experiment_settings: str | None
     config: str
     warnings: str
     metadata: str
@@ -135,6 +142,7 @@ class JobFilter:
     since: datetime | None = None
     parent_id: str | None = None
     config_name: str | None = None
+    experiment_id: str | None = None
     labels: Mapping[str, str] | None = None
 
 
@@ -145,6 +153,11 @@ COLUMNS = (
     Job.status,
     Job.parent_id,
     Job.config_name,
+    Job.experiment_id,
+    Job.experiment_position,
+    Job.experiment_label,
+    Job.experiment_group,
+    Job.experiment_settings,
     Job.config,
     Job.warnings,
     Job.metadata_json,
@@ -209,6 +222,7 @@ def _page(named: frozenset[str]) -> Select[*tuple[Any, ...]]:
         "since": Job.created_at >= bindparam("since"),
         "parent_id": Job.parent_id == bindparam("parent_id"),
         "config_name": Job.config_name == bindparam("config_name"),
+        "experiment_id": Job.experiment_id == bindparam("experiment_id"),
         "labels": Job.labels.contains(bindparam("labels", type_=JSONB)),
     }
     chosen = select(Job.id, Job.created_at).order_by(Job.created_at.desc(), Job.id.desc())
@@ -238,6 +252,7 @@ async def read_page(connection: AsyncConnection, wanted: JobFilter) -> list[JobR
         "after": wanted.after,
         "parent_id": wanted.parent_id,
         "config_name": wanted.config_name,
+        "experiment_id": wanted.experiment_id,
         "labels": dict(wanted.labels) if wanted.labels else None,
     }
     given: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}

@@ -1,6 +1,7 @@
 """Who may run a job: claims with a lease and a rising epoch, heartbeats, hand-overs, and leases that have run out."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import asyncpg
@@ -27,19 +28,35 @@ class Claim:
     has_balance: bool
 
 
+MOST_TRIES = 5
+"""Of a claim. One fails where another worker takes the same place of an experiment at the same time."""
+
+# A job of an experiment takes the lowest of its places that is free, which a unique index keeps from being taken twice.
+# One that is cancelled needs none: its worker only publishes what there is.
 _CLAIM = """
-WITH due AS (
-  SELECT id FROM jobs WHERE status = 'queued' AND (pause_requested_at IS NULL OR cancel_requested_at IS NOT NULL)
-  ORDER BY created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED),
+WITH full_experiments AS MATERIALIZED (
+  SELECT e.id FROM experiments e JOIN jobs r ON r.experiment_id = e.id
+  WHERE r.status = 'running' AND r.experiment_slot IS NOT NULL GROUP BY e.id HAVING count(*) >= e.parallelism),
+due AS (
+  SELECT id, experiment_id, cancel_requested_at FROM jobs
+  WHERE status = 'queued' AND (pause_requested_at IS NULL OR cancel_requested_at IS NOT NULL)
+    AND (experiment_id IS NULL OR cancel_requested_at IS NOT NULL
+      OR experiment_id NOT IN (SELECT id FROM full_experiments))
+  ORDER BY created_at, experiment_position, id LIMIT 1 FOR UPDATE SKIP LOCKED),
+place AS (
+  SELECT min(slot) AS slot
+  FROM due JOIN experiments e ON e.id = due.experiment_id CROSS JOIN generate_series(0, e.parallelism - 1) slot
+  WHERE due.cancel_requested_at IS NULL AND NOT EXISTS (SELECT FROM jobs r
+    WHERE r.experiment_id = due.experiment_id AND r.status = 'running' AND r.experiment_slot = slot)),
 recorded AS (
   SELECT id AS job_id, (SELECT count(*) FROM turns t WHERE t.job_id = due.id)
     + (SELECT count(*) FROM rollouts r WHERE r.job_id = due.id)
     + (SELECT count(*) FROM completions c WHERE c.job_id = due.id) AS n FROM due)
 UPDATE jobs SET status = 'running', epoch = epoch + 1, worker_id = $1, updated_at = clock_timestamp(),
-  lease_until = clock_timestamp() + make_interval(secs => $2),
+  lease_until = clock_timestamp() + make_interval(secs => $2), experiment_slot = place.slot,
   started_at = coalesce(started_at, clock_timestamp()),
   attempts = CASE WHEN claimed_records = recorded.n THEN attempts + 1 ELSE 1 END, claimed_records = recorded.n
-FROM recorded WHERE id = recorded.job_id
+FROM recorded, place WHERE id = recorded.job_id
 RETURNING id, epoch, last_group, attempts, config, task_app_key, cancel_requested_at IS NOT NULL AS cancelled,
   extract(epoch FROM clock_timestamp() - started_at)::float8 - paused_seconds AS running_seconds, organisation,
   EXISTS (SELECT FROM balances b WHERE b.organisation = jobs.organisation) AS has_balance
@@ -47,9 +64,13 @@ RETURNING id, epoch, last_group, attempts, config, task_app_key, cancel_requeste
 
 
 async def claim_next(connection: asyncpg.Connection, worker_id: str, lease_seconds: float) -> Claim | None:
-    """Take the job that has been queued longest, by its creation. One whose lease runs out is queued by the reaper."""
-    row = await connection.fetchrow(_CLAIM, worker_id, lease_seconds)
-    return Claim(*row.values()) if row else None
+    """Take the job that has been queued longest, by its creation, of those whose experiment has a free place; None
+    where there is none. One whose lease runs out is queued by the reaper."""
+    for _ in range(MOST_TRIES):
+        with suppress(asyncpg.UniqueViolationError):
+            row = await connection.fetchrow(_CLAIM, worker_id, lease_seconds)
+            return Claim(*row.values()) if row else None
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from promptjobs.clients.providers import Providers
 from promptjobs.core.config import JobConfig, Resolution, resolve
 from promptjobs.core.config_body import without_secrets
 from promptjobs.db import balances, job_commands, jobs
-from promptjobs.db.job_commands import NewJob
+from promptjobs.db.job_commands import NewJob, Place
 from promptjobs.db.jobs import ConfigRow, JobFilter, JobRow, JobStatus
 from promptjobs.db.secrets import seal_task_app_key
 from promptjobs.db.session import Database
@@ -37,7 +37,7 @@ class JobRequest:
     """What a client has sent. unknown: names of further fields, which are ignored with a warning each.
 
     algorithm, config_body: may be None where config_name says which saved config stands for them. parent_id: the job
-    that this one is a fork of.
+    that this one is a fork of. place: in an experiment.
     """
 
     algorithm: str | None
@@ -48,6 +48,7 @@ class JobRequest:
     config_name: str | None = None
     unknown: Sequence[str] = ()
     parent_id: str | None = None
+    place: Place | None = None
 
 
 class JobService:
@@ -72,7 +73,7 @@ class JobService:
         UnpricedModel; and BalanceEmpty, SecretUnreadable.
         """
         async with writing(self.database) as connection:
-            return await self._create(connection, request, organisation)
+            return await self.create_in(connection, request, organisation)
 
     async def fork(self, job_id: str, asked: ForkRequest, organisation: str) -> JobRow:
         """A new job from the request of an earlier one. Raises JobNotFound, and what `create` raises.
@@ -97,7 +98,7 @@ class JobService:
             unknown=asked.unknown,
             parent_id=job_id,
         )
-        return await self._create(connection, request, organisation)
+        return await self.create_in(connection, request, organisation)
 
     async def estimate(self, request: JobRequest, organisation: str) -> dict[str, Any]:
         """What the job would take and cost, as JSON; nothing is stored.
@@ -109,7 +110,8 @@ class JobService:
             check_priced(config, await balances.read(connection, organisation) is not None)
         return estimate_job(config)
 
-    async def _create(self, connection: AsyncConnection, request: JobRequest, organisation: str) -> JobRow:
+    async def create_in(self, connection: AsyncConnection, request: JobRequest, organisation: str) -> JobRow:
+        """`create` as a part of a transaction."""
         config, job = await self._prepared(connection, request, organisation)
         balance = await balances.read(connection, organisation)
         check_priced(config, balance is not None)
@@ -157,6 +159,7 @@ class JobService:
             labels=labels_of(orjson.loads(metadata)),
             parent_id=request.parent_id,
             config_name=request.config_name,
+            place=request.place,
             task_app_key=seal_task_app_key(self.vault, resolution.task_app_key, job_id),
             event_message=f"Created a {config.algorithm} job with {config.search.rollout_budget} rollouts{forked_from}",
             event_data=orjson.dumps(data).decode(),

@@ -32,6 +32,8 @@ class Job(TypedDict):
     organisation: str
     parent_id: str | None
     config_name: str | None
+    experiment_id: str | None
+    experiment_label: str | None
     algorithm: str
     status: str
     created_at: str

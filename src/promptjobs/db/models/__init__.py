@@ -1,6 +1,7 @@
 """The tables. Bodies are text and never jsonb, which would reorder keys and rewrite numbers."""
 
 from promptjobs.db.models.base import Base
+from promptjobs.db.models.experiments import Experiment
 from promptjobs.db.models.jobs import Artifact, Event, Job, Snapshot
 from promptjobs.db.models.money import BalanceRow, HoldRow, LedgerRow
 from promptjobs.db.models.organisations import ApiKey, IdempotencyKey, SavedConfig, SecretRow, Webhook, WebhookDelivery
@@ -15,6 +16,7 @@ __all__ = [
     "CandidateRow",
     "CompletionRow",
     "Event",
+    "Experiment",
     "HoldRow",
     "IdempotencyKey",
     "Job",

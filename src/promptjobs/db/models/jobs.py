@@ -13,6 +13,11 @@ class Job(Base):
 
     labels: the client's own metadata as far as lists are filtered by it, each value as text. task_app_key: sealed.
     parent_id: the job that this one was forked from, which may have been deleted since.
+
+    experiment_*: null for a job of its own. _position: 1, 2, … in the experiment, the order in which its jobs start.
+    _settings: JSON text of what tells the job from the others; _group: the same for jobs that differ in their random
+    seed alone. _slot: 0, 1, … below the experiment's parallelism, which of its places the job has taken when it was
+    last claimed; two that run never share one. Null where it needs none, for it runs only to publish a cancellation.
     """
 
     __tablename__ = "jobs"
@@ -28,6 +33,12 @@ class Job(Base):
     labels: Mapped[dict[str, str]] = mapped_column(server_default="{}")
     parent_id: Mapped[str | None]
     config_name: Mapped[str | None]
+    experiment_id: Mapped[str | None] = mapped_column(ForeignKey("experiments.id"))
+    experiment_position: Mapped[int | None]
+    experiment_label: Mapped[str | None]
+    experiment_group: Mapped[str | None]
+    experiment_settings: Mapped[str | None]
+    experiment_slot: Mapped[int | None]
     task_app_key: Mapped[str | None]
     error: Mapped[str | None]
     finish_reason: Mapped[str | None]
@@ -72,6 +83,20 @@ class Job(Base):
             "created_at",
             "id",
             postgresql_where=text("config_name IS NOT NULL"),
+        ),
+        Index(
+            "ix_jobs_experiment_id_experiment_position",
+            "experiment_id",
+            "experiment_position",
+            unique=True,
+            postgresql_where=text("experiment_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_jobs_experiment_id_experiment_slot",
+            "experiment_id",
+            "experiment_slot",
+            unique=True,
+            postgresql_where=text("status = 'running' AND experiment_slot IS NOT NULL"),
         ),
         Index("ix_jobs_parent_id", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
         {"postgresql_with": {"fillfactor": "50"}},
