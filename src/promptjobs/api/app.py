@@ -12,9 +12,13 @@ from promptjobs.api import (
     contract,
     docs_page,
     events,
+    experiment_events,
+    experiment_results,
+    experiments,
     health,
     jobs,
     openapi,
+    plots,
     problems,
     prometheus,
     report,
@@ -32,12 +36,17 @@ from promptjobs.api.rate_limits import RateLimits
 from promptjobs.api.sse import EventHub, StreamTiming
 from promptjobs.clients.http import Outgoing
 from promptjobs.db.session import Database
+from promptjobs.jobs.experiments import ExperimentService
 from promptjobs.jobs.service import JobService
 from promptjobs.jobs.webhooks import WebhookCourier
 
 ROOT_PATH = "/api/prompt-learning"
 JOBS_PATH = f"{ROOT_PATH}/online/jobs"
+EXPERIMENTS_PATH = "/api/experiments"
 INTERCEPTOR_PATH = "/interceptor/"
+
+OF_JOBS = (jobs, events, results, candidates, traces, report)
+OF_EXPERIMENTS = (experiments, experiment_results, experiment_events)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -90,14 +99,17 @@ def create_app(
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     api.state.database, api.state.service, api.state.hub = database, service, hub
+    api.state.experiments = ExperimentService(database, service)
     api.state.vault, api.state.owners = service.vault, Owners(database)
     api.state.access = access or Access(database, RateLimits(1000.0, 1000), is_open_without_keys=True)
     api.state.webhooks = courier or WebhookCourier(Outgoing(), service.vault)
     problems.install(api)
     # Some clients know jobs by another path.
     for prefix, is_described in ((JOBS_PATH, True), (contract.ALIAS_PATH, False)):
-        for part in (jobs, events, results, candidates, traces, report):
-            api.include_router(part.router, prefix=prefix, dependencies=[authenticated], include_in_schema=is_described)
+        for router in (*(part.router for part in OF_JOBS), plots.jobs_router):
+            api.include_router(router, prefix=prefix, dependencies=[authenticated], include_in_schema=is_described)
+    for router in (*(part.router for part in OF_EXPERIMENTS), plots.experiments_router):
+        api.include_router(router, prefix=EXPERIMENTS_PATH, dependencies=[authenticated])
     for prefix, part in (
         ("/api", contract),
         ("/api", secrets),

@@ -23,6 +23,7 @@ from promptjobs.db.vault import Vault
 from promptjobs.errors import JobNotFound
 from promptjobs.errors.experiments import ExperimentNotFound
 from promptjobs.errors.shown import MAX_SHOWN
+from promptjobs.jobs.experiments import ExperimentService
 from promptjobs.jobs.service import JobService
 
 T = TypeVar("T")
@@ -59,10 +60,16 @@ async def _vault(request: Request) -> Vault:
     return vault
 
 
+async def _experiments(request: Request) -> ExperimentService:
+    service: ExperimentService = request.app.state.experiments
+    return service
+
+
 TheDatabase = Annotated[Database, Depends(_database)]
 TheService = Annotated[JobService, Depends(_service)]
 TheHub = Annotated[EventHub, Depends(_hub)]
 TheVault = Annotated[Vault, Depends(_vault)]
+TheExperiments = Annotated[ExperimentService, Depends(_experiments)]
 
 
 class Owners:
