@@ -1,0 +1,1 @@
+"""Plots of jobs and experiments, as SVG and PNG; needs the extra `plots`."""
