@@ -18,7 +18,7 @@ from promptjobs.api.problems import own_problem
 from promptjobs.db import idempotency
 from promptjobs.db.idempotency import GivenAnswer, KeyedRequest
 from promptjobs.db.session import Database
-from promptjobs.db.transactions import reading, whole
+from promptjobs.db.transactions import reading, savepoint, whole
 from promptjobs.db.vault import Vault
 from promptjobs.errors import PromptjobsError, RequestInProgress
 
@@ -73,7 +73,7 @@ class Idempotency:
             if given is not None:
                 return self._replayed(keyed, given)
             try:
-                async with connection.begin_nested():
+                async with savepoint(connection):
                     response = await make_response()
             except PromptjobsError as refusal:
                 if not _is_lasting(refusal.status):

@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from promptjobs.api import openapi_problems
+from promptjobs.api.auth import BEARER, BEARER_SCHEME, KEY_SCHEME
 from promptjobs.api.idempotency import HEADER, REPLAYED
 from promptjobs.api.openapi_examples import PREFIX, example_of, restored
 from promptjobs.api.openapi_texts import (
@@ -133,6 +134,7 @@ def _completed(document: Json) -> Json:
         for status in ("4XX", "5XX", "422"):
             operation["responses"].pop(status, None)
         _exemplify(operation["requestBody"]["content"], schemas)
+    document["components"]["securitySchemes"][BEARER_SCHEME] = dict(BEARER)
     document["components"]["headers"] = dict(COMPONENT_HEADERS)
     document["components"]["examples"] = dict(sorted(problems.items()))
     document["components"]["schemas"] = dict(sorted(schemas.items()))
@@ -176,6 +178,8 @@ def _complete_operation(operation: Json, schemas: Json) -> None:
     for parameter in operation.get("parameters", []):
         parameter["schema"] = _without_null(parameter["schema"])
     parameters = {parameter["name"] for parameter in operation.get("parameters", [])}
+    if "security" in operation:
+        operation["security"] = [{KEY_SCHEME: []}, {BEARER_SCHEME: []}]
     responses = operation["responses"]
     for status in ("4XX", "5XX", "422"):
         responses.pop(status, None)

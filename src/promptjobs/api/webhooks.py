@@ -18,7 +18,7 @@ from promptjobs.api.links import page_links
 from promptjobs.api.parameters import MAX_LIMIT, Limit, TheDatabase, cut
 from promptjobs.clients.webhooks import check_secret, new_secret
 from promptjobs.db import webhook_messages, webhooks
-from promptjobs.db.transactions import reading, writing
+from promptjobs.db.transactions import driver_of, reading, writing
 from promptjobs.db.webhook_messages import DeliveryStatus
 from promptjobs.db.webhooks import DeliveryFilter, NewWebhook, StoredDelivery, StoredWebhook
 from promptjobs.errors import DeliveryNotFound, WebhookNotFound
@@ -215,7 +215,7 @@ async def test_webhook(
         message = await webhooks.add_test(connection, organisation, webhook_id, message_id, LEASE_SECONDS)
     attempt = await courier.attempt(message)
     async with writing(database) as connection:
-        await webhook_messages.record(await webhooks.driver_of(connection), message, attempt)
+        await webhook_messages.record(await driver_of(connection), message, attempt)
         found = await webhooks.read_delivery(connection, organisation, webhook_id, message_id)
     return JsonResponse(_delivery_object(found))
 

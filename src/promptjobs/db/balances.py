@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 
-from sqlalchemy import Row, delete, func, select, text, update
+from sqlalchemy import Row, bindparam, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.db.models import BalanceRow, HoldRow
+from promptjobs.db.statements import Statement
 from promptjobs.errors import BalanceEmpty
 
 DEFAULT_ORGANISATION = "default"
@@ -28,8 +30,13 @@ _COLUMNS = (BalanceRow.organisation, BalanceRow.usd, BalanceRow.held_usd)
 
 async def read(connection: AsyncConnection, organisation: str) -> Balance | None:
     """None where the organisation may spend without a limit."""
-    query = select(*_COLUMNS).where(BalanceRow.organisation == organisation)
-    return _balance((await connection.execute(query)).first())
+    found = await _one().row(connection, organisation=organisation)
+    return None if found is None else Balance(*found.values())
+
+
+@cache
+def _one() -> Statement:
+    return Statement(select(*_COLUMNS).where(BalanceRow.organisation == bindparam("organisation")))
 
 
 def require_money(balance: Balance | None) -> None:

@@ -6,10 +6,11 @@ a claim, a hand-over and the publish at the end take the same lock. Each may be 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import orjson
-from sqlalchemy import Double, cast, delete, func, insert, select, update
+from sqlalchemy import Double, bindparam, cast, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.core.stats import Statistics
@@ -31,8 +32,9 @@ from promptjobs.db.models import (
     TrialRow,
     Turn,
 )
+from promptjobs.db.statements import Statement
+from promptjobs.db.transactions import driver_of
 from promptjobs.db.webhook_messages import enqueue_end
-from promptjobs.db.webhooks import driver_of
 from promptjobs.errors import JobConflict, JobNotFound
 from promptjobs.errors.experiments import JobInExperiment
 
@@ -77,48 +79,41 @@ class NewJob:
 
 async def create(connection: AsyncConnection, job: NewJob) -> None:
     """Insert the job, its accounts and its first event, and tell readers and workers at commit."""
-    await connection.execute(
-        insert(Job).values(
-            id=job.id,
-            organisation=job.organisation,
-            algorithm=job.algorithm,
-            status=job.status,
-            config=job.config,
-            config_sent=job.config_sent,
-            warnings=job.warnings,
-            metadata_json=job.metadata,
-            labels=dict(job.labels),
-            parent_id=job.parent_id,
-            config_name=job.config_name,
-            task_app_key=job.task_app_key,
-            last_seq=1,
-            **_placed(job.place),
-        )
-    )
+    values = _values(job)
+    await _insert(tuple(values)).rows(connection, **values)
     await open_accounts(connection, job.id)
-    await connection.execute(
-        insert(Event).values(
-            job_id=job.id,
-            seq=1,
-            type="prompt.learning.created",
-            message=job.event_message,
-            level="info",
-            data=job.event_data,
-        )
-    )
+    await events.insert_one(connection, job.id, 1, "prompt.learning.created", job.event_message, job.event_data)
     await events.notify(connection, events.EVENTS_CHANNEL, job.id)
     await events.notify(connection, events.JOBS_CHANNEL, job.id)
 
 
-def _placed(place: Place | None) -> dict[str, Any]:
-    if place is None:
-        return {}
+@cache
+def _insert(names: tuple[str, ...]) -> Statement:
+    return Statement(insert(Job).values({name: bindparam(name) for name in names}))
+
+
+def _values(job: NewJob) -> dict[str, Any]:
+    """By the names of the attributes."""
+    place = job.place
     return {
-        "experiment_id": place.experiment_id,
-        "experiment_position": place.position,
-        "experiment_label": place.label,
-        "experiment_group": place.group,
-        "experiment_settings": place.settings,
+        "id": job.id,
+        "organisation": job.organisation,
+        "algorithm": job.algorithm,
+        "status": job.status.value,
+        "config": job.config,
+        "config_sent": job.config_sent,
+        "warnings": job.warnings,
+        "metadata_json": job.metadata,
+        "labels": orjson.dumps(dict(job.labels)).decode(),
+        "parent_id": job.parent_id,
+        "config_name": job.config_name,
+        "task_app_key": job.task_app_key,
+        "last_seq": 1,
+        "experiment_id": place and place.experiment_id,
+        "experiment_position": place and place.position,
+        "experiment_label": place and place.label,
+        "experiment_group": place and place.group,
+        "experiment_settings": place and place.settings,
     }
 
 

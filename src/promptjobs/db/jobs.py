@@ -17,6 +17,7 @@ from promptjobs.core.ledger import Account, Amount
 from promptjobs.db.columns import created_at_of
 from promptjobs.db.ledger import Spending, spending_of
 from promptjobs.db.models import BalanceRow, CandidateRow, Event, Job, LedgerRow, Snapshot
+from promptjobs.db.statements import Statement
 from promptjobs.errors import JobNotFound
 
 
@@ -203,10 +204,10 @@ def _shown(chosen: Select[str, datetime]) -> tuple[Subquery, Select[*tuple[Any, 
 
 
 @cache
-def _one() -> Select[*tuple[Any, ...]]:
+def _one() -> Statement:
     """The job `job_id`, with its snapshot's payload."""
     _, shown = _shown(select(Job.id, Job.created_at).where(Job.id == bindparam("job_id")))
-    return shown.add_columns(Snapshot.payload).outerjoin(Snapshot, Snapshot.id == Job.best_snapshot_id)
+    return Statement(shown.add_columns(Snapshot.payload).outerjoin(Snapshot, Snapshot.id == Job.best_snapshot_id))
 
 
 @cache
@@ -235,10 +236,10 @@ def _page(named: frozenset[str]) -> Select[*tuple[Any, ...]]:
 
 async def read(connection: AsyncConnection, job_id: str) -> JobRow:
     """The job with its snapshot's payload and its spending by category. Raises JobNotFound."""
-    found = (await connection.execute(_one(), {"job_id": job_id})).first()
+    found = await _one().row(connection, job_id=job_id)
     if found is None:
         raise JobNotFound(job_id)
-    *columns, payload = found
+    *columns, payload = found.values()
     spending = await spending_of(connection, job_id)
     return _row(columns, Spent.of(spending), spending, payload)
 

@@ -8,12 +8,12 @@ from decimal import Decimal
 from typing import Any
 
 import asyncpg
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.core.ledger import Account, Amount, Caps, Category, Refusal, refusal
 from promptjobs.db.groups import Groups
 from promptjobs.db.ledger_statements import EXPIRE, HOLD, LIVE, LOCK, OPEN, ORPHANED, SETTLE, SPENDING, THERE
+from promptjobs.db.transactions import driver_of
 from promptjobs.errors import BudgetExhausted, DatabaseUnavailable
 
 MARGIN_SECONDS = 60.0
@@ -129,17 +129,17 @@ async def orphaned_holders(connection: asyncpg.Connection) -> frozenset[int]:
 
 async def open_accounts(connection: AsyncConnection, job_id: str) -> None:
     """A row for each category, for a job that is being created."""
-    await connection.execute(text(OPEN), {"job_id": job_id, "categories": [str(category) for category in Category]})
+    await (await driver_of(connection)).execute(OPEN, job_id, [str(category) for category in Category])
 
 
 async def read_spending(connection: asyncpg.Connection, job_id: str) -> Spending:
     """What the job has come to; nothing for a job that does not exist."""
-    return _spending(await connection.fetch(SPENDING.replace(":job_id", "$1"), job_id))
+    return _spending(await connection.fetch(SPENDING, job_id))
 
 
 async def spending_of(connection: AsyncConnection, job_id: str) -> Spending:
     """`read_spending` over a connection of the pool."""
-    return _spending((await connection.execute(text(SPENDING), {"job_id": job_id})).mappings())
+    return await read_spending(await driver_of(connection), job_id)
 
 
 async def _lock(connection: asyncpg.Connection, holds: Sequence[Hold]) -> tuple[Accounts, Purses]:

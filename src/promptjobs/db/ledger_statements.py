@@ -110,6 +110,6 @@ SELECT DISTINCT holder FROM holds WHERE holder IS NOT NULL AND NOT EXISTS (
 """
 """Locks on a bigint stand in pg_locks in two halves."""
 
-OPEN = "INSERT INTO ledger(job_id, category) SELECT :job_id, unnest(CAST(:categories AS text[]))"
+OPEN = "INSERT INTO ledger(job_id, category) SELECT $1::text, unnest($2::text[])"
 
-SPENDING = f"SELECT category, {_ACCOUNT} FROM ledger WHERE job_id = :job_id"
+SPENDING = f"SELECT category, {_ACCOUNT} FROM ledger WHERE job_id = $1"

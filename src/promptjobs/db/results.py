@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import orjson
-from sqlalchemy import Select, literal, select, tuple_
+from sqlalchemy import Select, bindparam, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -17,6 +18,7 @@ from promptjobs.db import events
 from promptjobs.db.columns import columns_of, created_at_of
 from promptjobs.db.history import candidate_from, trial_from
 from promptjobs.db.models import Artifact, CandidateRow, RolloutRow, Snapshot, TrialRow
+from promptjobs.db.statements import Statement
 from promptjobs.errors import InvalidRequest, SnapshotNotFound
 
 CURVE_TYPES = (
@@ -172,18 +174,20 @@ class MeanScore:
 
 async def read_mean_scores(connection: AsyncConnection, job_id: str, limit: int) -> list[MeanScore]:
     """The newest `limit` trials that have a score, oldest first."""
-    columns = (TrialRow.n, TrialRow.score, TrialRow.seeds, TrialRow.failed, TrialRow.phase, TrialRow.candidate_id)
-    query = (
-        select(*columns, TrialRow.created_at)
-        .where(TrialRow.job_id == job_id, TrialRow.score.is_not(None))
-        .order_by(TrialRow.n.desc())
-        .limit(limit)
-    )
-    rows = list(await connection.execute(query))
+    rows = await _mean_scores().rows(connection, job_id=job_id, limit=limit)
     return [
-        MeanScore(row.n, row.score, len(row.seeds) - row.failed, row.phase, row.candidate_id, row.created_at)
-        for row in reversed(rows)
+        MeanScore(n, score, len(seeds) - failed, phase, candidate_id, created_at)
+        for n, score, seeds, failed, phase, candidate_id, created_at in reversed(rows)
     ]
+
+
+@cache
+def _mean_scores() -> Statement:
+    columns = (TrialRow.n, TrialRow.score, TrialRow.seeds, TrialRow.failed, TrialRow.phase, TrialRow.candidate_id)
+    query = select(*columns, TrialRow.created_at).where(
+        TrialRow.job_id == bindparam("job_id"), TrialRow.score.is_not(None)
+    )
+    return Statement(query.order_by(TrialRow.n.desc()).limit(bindparam("limit")))
 
 
 # --- the curve -------------------------------------------------------------------------------------------------------

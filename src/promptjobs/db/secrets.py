@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.db.models import SecretRow
+from promptjobs.db.transactions import driver_of
 from promptjobs.db.vault import VERSION, Vault
 
 
@@ -79,10 +80,8 @@ async def remove(connection: AsyncConnection, organisation: str, kind: SecretKin
 
 async def sealed_of(connection: AsyncConnection, organisation: str, kind: SecretKind) -> list[Sealed]:
     """The organisation's secrets of a kind, for the vault."""
-    query = select(SecretRow.name, SecretRow.sealed).where(
-        SecretRow.organisation == organisation, SecretRow.kind == kind
-    )
-    return [Sealed(organisation, kind, name, sealed) for name, sealed in await connection.execute(query)]
+    found = await load_sealed(await driver_of(connection), [organisation])
+    return [each for each in found if each.kind is kind]
 
 
 _SEALED = "SELECT organisation, kind, name, sealed FROM secrets WHERE organisation = ANY($1::text[])"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import asyncpg
 from sqlalchemy import delete, func, insert, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,11 +23,6 @@ from promptjobs.errors.webhooks import TooManyWebhooks, WebhookDisabled
 
 MOST_WEBHOOKS = 20
 """Of an organisation."""
-
-
-async def driver_of(connection: AsyncConnection) -> asyncpg.Connection:
-    """The driver's own connection, in the transaction that the first statement of `connection` has begun."""
-    return (await connection.get_raw_connection()).driver_connection
 
 
 @dataclass(frozen=True, slots=True)
