@@ -27,12 +27,12 @@ LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --n
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev demo demo-mipro serve check format test test-slow chaos fuzz bench nightly lock clean
+.PHONY: help install install-dev demo demo-mipro demo-experiment serve check format test test-slow chaos fuzz bench nightly lock clean
 
 help:  ## List the targets
 	@echo 'Usage: make TARGET [ARGS="..."] [PYTHON=python3.12] [VENV=.venv]'
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-15s %s\n", $$1, $$2 }'
 
 install: $(INSTALLED)  ## Install promptjobs and its locked dependencies into VENV
 
@@ -43,6 +43,9 @@ demo: install  ## Run a whole optimization on this machine: no key, no network, 
 
 demo-mipro: install  ## The same with MIPRO, for a program that calls its model twice
 	$(BIN)/promptjobs demo --algorithm mipro $(ARGS)
+
+demo-experiment: install  ## Twelve jobs at once: GEPA against MIPRO, on two models, in one table
+	$(BIN)/promptjobs demo --experiment $(ARGS)
 
 serve: install  ## Start the service on this machine
 	$(BIN)/promptjobs serve $(ARGS)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ConfigFileInvalid,
         ConflictError,
         ConnectionFailed,
+        ExperimentWaitTimedOut,
         InvalidRequestError,
         NotFoundError,
         RateLimitError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from promptjobs.sdk.async_client import AsyncClient
     from promptjobs.sdk.client import Client
     from promptjobs.sdk.events import Event
+    from promptjobs.sdk.experiment_following import ExperimentEvent
     from promptjobs.sdk.shapes import Result
 
     __version__: str
@@ -42,6 +44,8 @@ __all__ = [
     "ConflictError",
     "ConnectionFailed",
     "Event",
+    "ExperimentEvent",
+    "ExperimentWaitTimedOut",
     "InvalidRequestError",
     "NotFoundError",
     "PromptjobsError",
@@ -57,6 +61,7 @@ _HOMES = {
     "AsyncClient": "promptjobs.sdk.async_client",
     "Client": "promptjobs.sdk.client",
     "Event": "promptjobs.sdk.events",
+    "ExperimentEvent": "promptjobs.sdk.experiment_following",
     "PromptjobsError": "promptjobs.errors.base",
     "Result": "promptjobs.sdk.shapes",
 }

@@ -13,7 +13,7 @@ import pytest
 
 from promptjobs.demo.dataset import BASELINE_SYSTEM, USER_PATTERN, Dataset, Split, Ticket, load_dataset
 from promptjobs.demo.model_server import create_model_app
-from promptjobs.demo.policy_model import answer
+from promptjobs.demo.policy_model import SMALL, WHOLE, Ability, answer
 from promptjobs.demo.reflection_model import reflect
 from promptjobs.demo.review import Review, parse_label, review
 from promptjobs.demo.serving import serving
@@ -106,13 +106,13 @@ def prompt_with(definitions: Mapping[str, str], rules: str = "") -> str:
 GOOD = prompt_with(DEFINITIONS, RULES)
 
 
-def answer_to(system: str, ticket: Ticket) -> str:
+def answer_to(system: str, ticket: Ticket, ability: Ability = WHOLE) -> str:
     user = USER_PATTERN.format(message=ticket.message)
-    return answer([{"role": "system", "content": system}, {"role": "user", "content": user}])
+    return answer([{"role": "system", "content": system}, {"role": "user", "content": user}], ability)
 
 
-def mean_score(system: str, tickets: Iterable[Ticket] = TEST) -> float:
-    scores = [review(DATASET, ticket, answer_to(system, ticket)).score for ticket in tickets]
+def mean_score(system: str, tickets: Iterable[Ticket] = TEST, ability: Ability = WHOLE) -> float:
+    scores = [review(DATASET, ticket, answer_to(system, ticket, ability)).score for ticket in tickets]
     return sum(scores) / len(scores)
 
 
@@ -182,6 +182,12 @@ def test_the_sources_of_the_models_hold_no_label_no_message_and_no_file_access(l
 def test_a_weak_prompt_scores_low_and_a_good_one_high():
     assert 0.15 <= mean_score(BASELINE_SYSTEM) <= 0.45
     assert mean_score(GOOD) >= 0.8
+
+
+def test_the_small_model_gains_from_a_good_prompt_too_but_less():
+    weak, good = mean_score(BASELINE_SYSTEM, ability=SMALL), mean_score(GOOD, ability=SMALL)
+    assert weak + 0.2 <= good <= mean_score(GOOD) - 0.2
+    assert weak <= mean_score(BASELINE_SYSTEM)
 
 
 def test_the_models_answers_are_not_all_of_a_kind_under_the_weak_prompt():

@@ -20,6 +20,8 @@ JOBS = "/api/prompt-learning/online/jobs"
 JOB = f"{JOBS}/{{job_id}}"
 CONFIGS = "/api/prompt-learning/configs"
 WEBHOOK = "/api/webhooks/{webhook_id}"
+EXPERIMENTS = "/api/experiments"
+EXPERIMENT = f"{EXPERIMENTS}/{{experiment_id}}"
 
 OPERATIONS = {
     "create_job": f"POST {JOBS}",
@@ -51,6 +53,19 @@ OPERATIONS = {
     "show_lineage": f"GET {JOB}/lineage",
     "list_completions": f"GET {JOB}/completions",
     "show_report": f"GET {JOB}/report",
+    "list_job_plots": f"GET {JOB}/plots",
+    "read_job_plot": f"GET {JOB}/plots/{{plot}}",
+    "create_experiment": f"POST {EXPERIMENTS}",
+    "list_experiments": f"GET {EXPERIMENTS}",
+    "estimate_experiment": f"POST {EXPERIMENTS}/estimate",
+    "read_experiment": f"GET {EXPERIMENT}",
+    "delete_experiment": f"DELETE {EXPERIMENT}",
+    "cancel_experiment": f"POST {EXPERIMENT}/cancel",
+    "read_experiment_results": f"GET {EXPERIMENT}/results",
+    "compare_experiment_jobs": f"GET {EXPERIMENT}/comparison",
+    "stream_experiment_events": f"GET {EXPERIMENT}/events/stream",
+    "list_experiment_plots": f"GET {EXPERIMENT}/plots",
+    "read_experiment_plot": f"GET {EXPERIMENT}/plots/{{plot}}",
     "list_all_artifacts": "GET /api/artifacts",
     "read_prompt": "GET /api/artifacts/prompts/{job_id}",
     "save_config": f"POST {CONFIGS}",
@@ -81,10 +96,12 @@ OPERATIONS = {
 }
 """Generated clients call operations by these names: they are added to, and never changed."""
 
-CAUSED_BY_CLIENTS = {f"promptjobs.errors.{name}" for name in ("access", "configs", "requests", "results", "webhooks")}
+CAUSED_BY_CLIENTS = {
+    f"promptjobs.errors.{name}" for name in ("access", "configs", "experiments", "requests", "results", "webhooks")
+}
 """Of these, `not_found` is a base, and a key can only be missing to the command that revokes it."""
 
-IDEMPOTENT = {"create_job", "fork_job", "save_config", "create_webhook"}
+IDEMPOTENT = {"create_job", "create_experiment", "fork_job", "save_config", "create_webhook"}
 OPEN_SCHEMAS = {"CreateJob", "ForkJob", "CancelJob", "Problem"}
 """Objects with further fields: a job's unknown ones are ignored with a warning, and a problem has its facts."""
 
@@ -175,6 +192,17 @@ def test_all_but_the_probes_need_a_key(document: Json) -> None:
         ("pause_job", "200 401 403 404 409 429 500 503"),
         ("resume_job", "200 401 402 403 404 409 429 500 503"),
         ("delete_job", "204 401 403 404 409 429 500 503"),
+        ("create_experiment", "200 400 401 402 403 404 409 413 415 422 429 500 503"),
+        ("estimate_experiment", "200 400 401 403 404 413 415 422 429 500 503"),
+        ("read_experiment", "200 304 401 403 404 429 500 503"),
+        ("list_experiments", "200 401 403 422 429 500 503"),
+        ("cancel_experiment", "200 400 401 403 404 413 415 422 429 500 503"),
+        ("delete_experiment", "204 401 403 404 409 429 500 503"),
+        ("read_experiment_results", "200 304 401 403 404 422 429 500 503"),
+        ("compare_experiment_jobs", "200 304 401 403 404 422 429 500 503"),
+        ("stream_experiment_events", "200 204 401 403 404 422 429 500 503"),
+        ("read_experiment_plot", "200 304 401 403 404 422 429 500 501 503"),
+        ("list_job_plots", "200 401 403 404 429 500 501 503"),
         ("stream_events", "200 204 401 403 404 422 429 500 503"),
         ("create_webhook", "201 400 401 403 409 413 415 422 429 500 503"),
         ("healthz", "200 500"),

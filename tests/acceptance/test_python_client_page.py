@@ -58,7 +58,7 @@ async def run(command: list[str], directory: Path, url: str) -> subprocess.Compl
 
 
 async def test_every_python_block_runs(world: None, shared_service: Process, ports: Ports, tmp_path: Path):
-    assert len(blocks("python")) == 6
+    assert len(blocks("python")) == 7
     (tmp_path / "job.toml").write_text(job_toml(ports), encoding="utf-8")
     (tmp_path / "page.py").write_text("\n".join(blocks("python")), encoding="utf-8")
     done = await run([sys.executable, "page.py"], tmp_path, shared_service.url)

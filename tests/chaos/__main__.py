@@ -26,6 +26,7 @@ from tests.acceptance.service import KillablePostgres, Ports, killable_postgres,
 from tests.chaos.fleet import Fleet
 from tests.chaos.invariants import Scene, Verdict, comparable
 from tests.chaos.monkey import Monkey, Watch
+from tests.chaos.places import INSTALL
 from tests.chaos.users import CALM_KINDS, Users
 from tests.chaos.world import PROVIDER_KEY, World
 
@@ -55,6 +56,7 @@ INVARIANTS: Mapping[str, str] = {
     "I6": "scores are in [0, 1]",
     "I7": "no secret in rows or logs",
     "I8": "the ledger is what was billed, and no cap is passed",
+    "experiments": "an experiment has its jobs, and never more at once than places",
     "no late call": "none later than 1 s after the job's end",
     "no long refusal": f"5xx for at most {LONGEST_REFUSAL_SECONDS:g} s",
     "clean exits": "SIGTERM ends a process with status 0",
@@ -95,9 +97,7 @@ class Soak:
         self.verdict = Verdict()
 
     async def run(self, seconds: float, replicas: int, workers: int) -> Verdict:
-        database = Database.open(self.postgres.url)
-        await migrate(database)
-        await database.close()
+        await self._prepare()
         fleet = Fleet(self.postgres, self._variables(), self.folder, replicas, workers)
         self.world.replicas = fleet.urls
         self.monkey = Monkey(fleet, random.Random(self.rng.random()))
@@ -115,6 +115,16 @@ class Soak:
         finally:
             await fleet.end()
         return self.verdict
+
+    async def _prepare(self) -> None:
+        database = Database.open(self.postgres.url)
+        await migrate(database)
+        connection = await database.connect()
+        try:
+            await connection.execute(INSTALL)
+        finally:
+            await connection.close()
+            await database.close()
 
     def _variables(self) -> Mapping[str, str]:
         return settings(
@@ -191,7 +201,17 @@ class Soak:
         try:
             async with Api.at(fleet.urls[0]) as api:
                 users = self.users
-                scene = Scene(api, connection, self.world, users.jobs, users.kinds, references, logs, self.verdict)
+                scene = Scene(
+                    api,
+                    connection,
+                    self.world,
+                    users.jobs,
+                    users.experiments,
+                    users.kinds,
+                    references,
+                    logs,
+                    self.verdict,
+                )
                 await scene.check()
             for row in await connection.fetch(SLOWEST, self.healed_at):
                 self.console.print(f"slow to end after the chaos: {dict(row)}", highlight=False)
@@ -209,7 +229,10 @@ class Soak:
             verdict.notes[word] = "the service has no such route"
         if verdict.violations:
             self._show(logs)
-        self.console.print(f"{len(self.users.jobs)} jobs; answers {dict(sorted(self.users.answers.items()))}")
+        jobs, experiments = len(self.users.jobs), len(self.users.experiments)
+        self.console.print(
+            f"{jobs} jobs, {experiments} experiments; answers {dict(sorted(self.users.answers.items()))}"
+        )
         self.console.print(f"watched: {dict(self.watch.answers)}, refused for {longest:.1f} s at most")
         self.console.print(f"faults: {dict(self.world.faults)}; {len(self.world.requests)} requests to the provider")
 

@@ -14,8 +14,10 @@ import asyncpg
 import orjson
 
 from tests.acceptance.client import TERMINAL, Api
+from tests.acceptance.experiment_runs import read
 from tests.acceptance.runs import Found, found_by
-from tests.chaos.users import Job, Kind
+from tests.chaos.places import places_taken
+from tests.chaos.users import Experiment, Job, Kind
 from tests.chaos.world import PROVIDER_KEY, TASK_APP_KEY, World
 
 Json = dict[str, Any]
@@ -66,6 +68,7 @@ class Scene:
     connection: asyncpg.Connection
     world: World
     jobs: Mapping[str, Job]
+    experiments: Mapping[str, Experiment]
     kinds: Mapping[str, Kind]
     references: Mapping[str, Json]
     logs: Sequence[Path]
@@ -80,6 +83,9 @@ class Scene:
         for row in rows:
             tag = orjson.loads(row["config"])["task_app"]["url"].rpartition("/")[2]
             await self._check_job(row, tag)
+        for experiment in self.experiments.values():
+            await self._check_experiment(experiment)
+        await self._check_places()
         await self._check_scores()
         await self._check_secrets()
 
@@ -99,6 +105,23 @@ class Scene:
         kind = self.kinds.get(tag)
         if kind is not None and kind.is_calm:
             await self._check_result(job, tag, kind)
+
+    # --- experiments -------------------------------------------------------------------------------------------------
+
+    async def _check_experiment(self, experiment: Experiment) -> None:
+        """It is over with its jobs, and has all that were asked for, in their order."""
+        found = await read(self.api, experiment.experiment_id)
+        said = f"{experiment.experiment_id} is {found['status']} with {found['counts']}"
+        self.verdict.expect("I1", found["status"] in ("completed", "failed", "cancelled"), said)
+        jobs = [job["job_id"] for job in found["jobs"]]
+        self.verdict.expect("experiments", jobs == list(experiment.jobs), f"{experiment.experiment_id} has jobs {jobs}")
+
+    async def _check_places(self) -> None:
+        for experiment_id, taken in (await places_taken(self.connection)).items():
+            said = f"{experiment_id}: {taken.most} jobs ran at once in {taken.parallelism} places"
+            self.verdict.expect("experiments", taken.most <= taken.parallelism, said)
+            said = f"{experiment_id}: {taken.without} ran without a place"
+            self.verdict.expect("experiments", not taken.without, said)
 
     # --- I2, I3 ------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Those who use the service during a soak: they post jobs, read their streams, and pause, resume and cancel some."""
+"""Those who use the service during a soak: they post jobs and experiments, read streams, pause, resume and cancel."""
 
 import asyncio
 import random
@@ -11,6 +11,7 @@ import httpx
 
 from tests.acceptance import client, mipro_jobs
 from tests.acceptance.client import JOBS, TERMINAL
+from tests.acceptance.experiment_runs import EXPERIMENTS
 from tests.chaos.world import CALM, TASK_APP_KEY, USD_PER_TOKEN
 from tests.fakes.served import receive
 
@@ -21,6 +22,10 @@ SOON_SECONDS = (0.5, 8.0)
 PAUSED_SECONDS = (0.5, 4.0)
 COST_CAPS_USD = (0.4, 1.0, 2.0)
 TOKEN_CAPS = (600, 1500)
+EXPERIMENT_EVERY = 3
+"""Of so many posts the second is an experiment, so that short soaks have one."""
+
+JOBS_OF_AN_EXPERIMENT = (2, 5)
 NOT_THERE = (404, 405)
 """What a route that does not exist answers."""
 
@@ -50,6 +55,12 @@ def kind_of(n: int, rng: random.Random) -> Kind:
     cost = rng.choice((None, None, *COST_CAPS_USD)) if n % 2 else None
     tokens = rng.choice(TOKEN_CAPS) if cost is None and rng.random() < 0.2 else None
     return Kind(rng.choice(("gepa", "mipro")), rng.randrange(1000), False, cost, tokens)
+
+
+def kinds_of(n: int, rng: random.Random) -> list[Kind]:
+    """Of the jobs of the n-th experiment: of all kinds in every other one, else wild, so that it may be cancelled."""
+    count = rng.randint(*JOBS_OF_AN_EXPERIMENT)
+    return [kind_of(at if n % 2 else 3 * at + 1, rng) for at in range(count)]
 
 
 def body_of(kind: Kind, tag: str, task_app_url: str) -> Json:
@@ -90,16 +101,26 @@ class Job:
     was_meddled_with: bool = False
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """An accepted experiment. jobs: their ids, in the order of their positions."""
+
+    experiment_id: str
+    jobs: Sequence[str]
+    is_wild: bool
+
+
 @dataclass
 class Users:
-    """jobs: by their ids; kinds: by tag, also of posts that were not answered. answers: how often each kind of request
-    was answered with which status, "none" where it was not.
+    """jobs, experiments: by their ids; kinds: by tag, also of posts that were not answered. answers: how often each
+    kind of request was answered with which status, "none" where it was not.
     """
 
     urls: Sequence[str]
     task_app_url: str
     rng: random.Random
     jobs: dict[str, Job] = field(default_factory=dict)
+    experiments: dict[str, Experiment] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
     answers: Counter[str] = field(default_factory=Counter)
     missing_routes: set[str] = field(default_factory=set)
@@ -115,11 +136,12 @@ class Users:
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    async def ask(self, method: str, path: str, **more: Any) -> httpx.Response | None:
+    async def ask(self, method: str, path: str, root: str = JOBS, **more: Any) -> httpx.Response | None:
         """One request to any replica; None where it was not answered."""
-        route = f"{method} {path.rsplit('/', 1)[-1] if '/' in path.strip('/') else 'jobs'}"
+        noun = root.rsplit("/", 1)[-1]
+        route = f"{method} {path.rsplit('/', 1)[-1] if '/' in path.strip('/') else noun}"
         try:
-            response = await self._http.request(method, f"{self.rng.choice(self.urls)}{JOBS}{path}", **more)
+            response = await self._http.request(method, f"{self.rng.choice(self.urls)}{root}{path}", **more)
         except httpx.HTTPError:
             self.answers[f"{route}: none"] += 1
             return None
@@ -135,11 +157,16 @@ class Users:
                     return response
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def post(self, kind: Kind) -> Job | None:
-        """A new job; None where nobody knows whether it was accepted. Such a tag is not used again."""
+    def _tag(self, kind: Kind) -> str:
+        """One that was never used, and is not used again where nobody knows whether its job was accepted."""
         self.posts += 1
         tag = f"{CALM if kind.is_calm else 'wild'}{self.posts}"
         self.kinds[tag] = kind
+        return tag
+
+    async def post(self, kind: Kind) -> Job | None:
+        """A new job; None where nobody knows whether it was accepted."""
+        tag = self._tag(kind)
         body = {"algorithm": kind.algorithm, "config_body": body_of(kind, tag, self.task_app_url)}
         response = await self.ask("POST", "", json=body)
         if response is None or response.status_code >= 500:
@@ -148,6 +175,26 @@ class Users:
         job = Job(response.json()["job_id"], tag, kind)
         self.jobs[job.job_id] = job
         return job
+
+    async def post_experiment(self, kinds: Sequence[Kind]) -> list[Job]:
+        """The jobs of a new experiment; none where nobody knows whether it was accepted."""
+        tagged = [(self._tag(kind), kind) for kind in kinds]
+        jobs = [
+            {"algorithm": kind.algorithm, "config": body_of(kind, tag, self.task_app_url), "label": tag}
+            for tag, kind in tagged
+        ]
+        body = {"name": "of the soak", "parallelism": self.rng.randint(1, len(jobs)), "jobs": jobs}
+        response = await self.ask("POST", "", EXPERIMENTS, json=body)
+        if response is None or response.status_code >= 500:
+            return []
+        assert response.status_code == 200, response.text
+        made = response.json()
+        ids = [each["job_id"] for each in made["jobs"]]
+        accepted = [Job(job_id, *each) for job_id, each in zip(ids, tagged, strict=True)]
+        self.jobs |= {job.job_id: job for job in accepted}
+        experiment = Experiment(made["experiment_id"], ids, not any(kind.is_calm for kind in kinds))
+        self.experiments[experiment.experiment_id] = experiment
+        return accepted
 
     # --- habits ------------------------------------------------------------------------------------------------------
 
@@ -160,11 +207,17 @@ class Users:
                 going = {task for task in going if not task.done()}
                 if len(going) < at_once:
                     n += 1
-                    job = await self.post(kind_of(n, self.rng))
-                    if job is not None:
+                    for job in await self._posted(n):
                         going.add(group.create_task(self._read(job)))
                         group.create_task(self._meddle(job))
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def _posted(self, n: int) -> list[Job]:
+        """What the n-th post makes: one job, or those of an experiment."""
+        if n % EXPERIMENT_EVERY == 2:
+            return await self.post_experiment(kinds_of(n // EXPERIMENT_EVERY, self.rng))
+        job = await self.post(kind_of(n, self.rng))
+        return [] if job is None else [job]
 
     async def _read(self, job: Job) -> None:
         """Follow the stream wherever it breaks, from the last event that was heard."""
@@ -200,6 +253,15 @@ class Users:
             await self._say(job, "resume")
         elif habit < 0.55 and not job.kind.is_calm:
             await self._say(job, "cancel")
+        elif habit < 0.65:
+            await self._cancel_experiment_of(job)
+
+    async def _cancel_experiment_of(self, job: Job) -> None:
+        for experiment in self.experiments.values():
+            if job.job_id in experiment.jobs and experiment.is_wild:
+                path = f"/{experiment.experiment_id}/cancel"
+                said = await self.insist("POST", path, root=EXPERIMENTS, json={"reason": "of the soak"})
+                assert said.status_code == 200, said.text
 
     async def _say(self, job: Job, word: str) -> None:
         if word in self.missing_routes:

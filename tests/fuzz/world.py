@@ -1,4 +1,5 @@
-"""A service to be fuzzed: two organisations that are strangers to each other, each with jobs and what belongs to them.
+"""A service to be fuzzed: two organisations that are strangers to each other, each with jobs, with experiments and with
+what belongs to them.
 
 Nobody runs its jobs, and what it may dial is on this machine: whatever is sent to it, nothing leaves.
 """
@@ -11,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from promptjobs.db import api_keys
 from promptjobs.db.api_keys import Purpose
+from promptjobs.db.jobs import JobStatus
 from promptjobs.db.models import Job
 from promptjobs.db.session import Database
-from promptjobs.db.transactions import writing
+from promptjobs.db.transactions import reading, writing
 from tests.acceptance.client import JOBS
 from tests.acceptance.service import SERVE, end, launch
+from tests.fakes.gathered_experiments import gathered
 from tests.fakes.recorded_jobs import created_job, post_body
 from tests.fakes.recorded_searches import recorded_search
 
@@ -29,6 +32,7 @@ SEARCHES = ("one_lane_train", "mipro_one_lane_fixed")
 """Golden scenarios of which both organisations have a published job."""
 
 CONFIGS = "/api/prompt-learning/configs"
+EXPERIMENTS = "/api/experiments"
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,10 @@ async def _furnish(database_url: str) -> dict[str, str]:
                 )
         for organisation in ORGANISATIONS:
             await created_job(database, organisation, auto_start=False)
+            async with reading(database) as connection:
+                over = select(Job.id).where(Job.organisation == organisation, Job.status == JobStatus.SUCCEEDED)
+                published = (await connection.execute(over)).scalars().all()
+            await gathered(database, organisation, published)
         async with writing(database) as connection:
             owners = [(name, Purpose.API) for name in ORGANISATIONS] + [("operator", Purpose.METRICS)]
             return {name: (await api_keys.create(connection, name, name, purpose))[1] for name, purpose in owners}
@@ -96,9 +104,13 @@ def _furnish_by_api(http: httpx.Client, key: str) -> None:
     for path, body in (
         (CONFIGS, {"name": "nightly", "algorithm": "gepa", "config_body": saved["config_body"]}),
         ("/api/webhooks", {"url": "http://127.0.0.1:9/hook"}),
+        (EXPERIMENTS, {"name": "seeds", "jobs": [{"config_name": "nightly"}], "matrix": {"seed": [1, 2]}}),
+        (EXPERIMENTS, {"name": "over", "jobs": [{"config_name": "nightly"}]}),
     ):
         response = http.post(path, json=body, headers=headers)
         assert response.is_success, response.text
+    over = http.get(EXPERIMENTS, headers=headers).json()[0]
+    assert http.post(f"{EXPERIMENTS}/{over['id']}/cancel", headers=headers).json()["status"] == "cancelled"
     response = http.put("/api/provider-keys/groq", json={"api_key": "test-key"}, headers=headers)
     assert response.is_success, response.text
     assert http.get(JOBS, headers=headers).json()

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from promptjobs.api.app import JOBS_PATH, ROOT_PATH, create_app
+from promptjobs.api.app import EXPERIMENTS_PATH, JOBS_PATH, ROOT_PATH, create_app
 from promptjobs.api.auth import Access
 from promptjobs.api.rate_limits import RateLimits
 from promptjobs.db import api_keys
@@ -35,6 +35,8 @@ NOBODYS = {
     "name": "nobody",
     "webhook_id": "wh_" + "0" * 32,
     "delivery_id": "msg_" + "0" * 32,
+    "experiment_id": "exp_" + "0" * 32,
+    "plot": "nobody",
 }
 
 Json = dict[str, Any]
@@ -84,6 +86,9 @@ async def peers(database: Database) -> AsyncIterator[Peers]:
         assert (await http.post(f"{ROOT_PATH}/configs", json=config, headers=key)).is_success
         hook = await http.post("/api/webhooks", json={"url": "https://hooks.example.com/jobs"}, headers=key)
         assert hook.is_success
+        jobs = [{"algorithm": "gepa", "config": config["config_body"]}]
+        made = await http.post(EXPERIMENTS_PATH, json={"name": "ours", "jobs": jobs}, headers=key)
+        assert made.is_success
         secret = await http.put("/api/provider-keys/groq", json={"api_key": "gsk-test"}, headers=key)
         assert secret.is_success
         ids = {
@@ -95,6 +100,8 @@ async def peers(database: Database) -> AsyncIterator[Peers]:
             "name": "ours",
             "provider": "groq",
             "webhook_id": hook.json()["id"],
+            "experiment_id": made.json()["id"],
+            "plot": "learning-curve",
         }
         operations = tuple(
             (path, method, operation)
@@ -135,6 +142,7 @@ async def test_what_is_ours_is_still_there_afterwards(peers: Peers) -> None:
         f"{JOBS_PATH}/{peers.ids['job_id']}",
         f"{ROOT_PATH}/configs/ours",
         f"/api/webhooks/{peers.ids['webhook_id']}",
+        f"{EXPERIMENTS_PATH}/{peers.ids['experiment_id']}",
     ):
         assert (await peers.http.get(path, headers=dict(peers.ours))).status_code == 200
     kept = (await peers.http.get("/api/provider-keys", headers=dict(peers.ours))).json()

@@ -1,16 +1,26 @@
 """The demo's jobs are such that the service accepts them, with every option."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from promptjobs.cli.demo_job import SMALL_BELOW, DemoOptions, calls_planned, demo_config, overrides_of
+from promptjobs.cli.demo_job import (
+    SMALL_BELOW,
+    DemoOptions,
+    calls_planned,
+    check_experiment,
+    demo_config,
+    overrides_of,
+)
+from promptjobs.cli.demo_runs import demo_experiment
 from promptjobs.core.config import GepaJobConfig, JobConfig, MiproJobConfig, resolve
 from promptjobs.core.optimizers import check_budget
 from promptjobs.demo.dataset import load_dataset
 from promptjobs.demo.programs import TRIAGE_ENV, triage_program
 from promptjobs.errors import BudgetTooSmall, OptionInvalid
 from promptjobs.sdk.config_files import algorithm_of
+from promptjobs.sdk.experiment_files import experiment_of
 
 TASK_APP = "http://127.0.0.1:8001"
 OPENAI = {"provider": "openai", "model": "gpt-4o-mini"}
@@ -103,3 +113,54 @@ def test_budget_that_holds_no_search_is_told_by_the_service(algorithm: str):
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], option: str):
     with pytest.raises(OptionInvalid, match=option):
         overrides_of(DemoOptions(**options), TASK_APP)
+
+
+# --- the experiment --------------------------------------------------------------------------------------------------
+
+
+def jobs_of_experiment() -> dict[str, JobConfig]:
+    found = {}
+    for job in demo_experiment(TASK_APP)["jobs"]:
+        resolution = resolve(job["label"], job["config"], job["config_overrides"])
+        # One list of prices serves all jobs, whatever models they call.
+        assert all(warning.startswith("prices.") for warning in resolution.warnings)
+        check_budget(resolution.config)
+        found[job["label"]] = resolution.config
+    return found
+
+
+def test_the_experiments_jobs_can_be_compared_seed_by_seed():
+    jobs = jobs_of_experiment()
+    gepa, mipro = jobs["gepa"], jobs["mipro"]
+    assert isinstance(gepa, GepaJobConfig)
+    assert isinstance(mipro, MiproJobConfig)
+    assert gepa.initial_prompt == mipro.initial_prompt
+    assert (gepa.policy, gepa.task_app) == (mipro.policy, mipro.task_app)
+    assert gepa.task_app.url == TASK_APP
+    ours, theirs = gepa.search, mipro.search
+    assert (ours.rollout_budget, ours.meta_model) == (theirs.rollout_budget, theirs.meta_model)
+    assert (ours.validation_seeds, ours.test_seeds) == (theirs.validation_seeds, theirs.test_seeds)
+    assert {*mipro.mipro.bootstrap_seeds, *mipro.mipro.online_seeds} == set(gepa.gepa.train_seeds)
+    assert seeds_of(gepa) | seeds_of(mipro) <= set(load_dataset().tickets)
+
+
+def test_the_experiment_is_of_both_algorithms_on_two_models_with_three_seeds():
+    experiment = demo_experiment(TASK_APP)
+    assert experiment["matrix"] == {"model": ["demo-policy", "demo-policy-small"], "seed": [0, 1, 2]}
+    assert [job["label"] for job in experiment["jobs"]] == list(ALGORITHMS)
+
+
+def test_the_experiment_is_the_example_that_the_repository_shows():
+    root = Path(__file__).parents[2]
+    examples = sorted((root / "configs" / "experiments").glob("experiment_*.toml"))
+    assert len(examples) == 3
+    for path in examples:
+        assert path.read_bytes() == (root / "src/promptjobs/demo" / path.name).read_bytes()
+        assert experiment_of(path)
+
+
+@pytest.mark.parametrize("changes", [OPENAI, {"budget": 500}, {"algorithm": "mipro"}])
+def test_an_experiment_takes_no_options_of_a_job(changes: dict[str, Any]):
+    check_experiment(DemoOptions(port=8700, keep=True))
+    with pytest.raises(OptionInvalid, match="--experiment"):
+        check_experiment(DemoOptions(**changes))

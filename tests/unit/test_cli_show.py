@@ -42,6 +42,13 @@ def test_a_difference_on_fewer_seeds_than_its_means_says_so():
     assert "paired, here on the 6 train seeds that both have" in printed(with_snapshot(train=train), 200)
 
 
+def test_a_single_seed_has_a_score_and_no_interval():
+    one = {"mean": 0.5, "low": None, "high": None, "n": 1, "confidence": 0.95}
+    told = printed(with_snapshot(test={"seeds": 1, "best": one, "baseline": one, "difference": one}))
+    assert "on 1 held-out test seeds, and one seed tells nothing of chance" in told.replace("\n", " ")
+    assert ["test", "1", "0.500", "0.500", "+0.500"] in [line.split() for line in told.splitlines()]
+
+
 def test_rules_are_no_wider_than_a_narrow_terminal_where_the_output_has_no_width():
     assert max(len(line) for line in printed(job(), 200).splitlines() if line.startswith("───")) == 80
 

@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from promptjobs.demo.model_server import count_tokens, create_model_app
+from promptjobs.demo.policy_model import SMALL, WHOLE, answer
 from promptjobs.demo.serving import serving
 
 MESSAGES = [
@@ -31,8 +32,20 @@ async def client(server: str) -> AsyncIterator[openai.AsyncOpenAI]:
         yield opened
 
 
-async def test_both_models_are_listed(client):
-    assert [model.id async for model in client.models.list()] == ["demo-policy", "demo-reflector"]
+async def test_all_models_are_listed(client):
+    listed = [model.id async for model in client.models.list()]
+    assert listed == ["demo-policy", "demo-policy-small", "demo-reflector"]
+
+
+async def test_the_small_model_answers_by_its_own_ability(client):
+    messages = [
+        {"role": "system", "content": "Labels: red_box, blue_box. " + "Be kind to everyone. " * 60},
+        MESSAGES[1],
+    ]
+    for name, ability in (("demo-policy", WHOLE), ("demo-policy-small", SMALL)):
+        completion = await client.chat.completions.create(model=name, messages=messages)
+        assert completion.model == name
+        assert completion.choices[0].message.content == answer(messages, ability)
 
 
 async def test_a_completion_has_text_and_usage(client):

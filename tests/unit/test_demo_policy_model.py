@@ -2,18 +2,19 @@
 
 import pytest
 
-from promptjobs.demo.policy_model import answer
+from promptjobs.demo.policy_model import SMALL, WHOLE, Ability, answer
 from promptjobs.demo.prompt_reading import find_labels
 
 BARE = "Answer with the label only."
 LABELS = "Labels: red_box, blue_box, green_box."
+ABILITIES = (("whole", WHOLE), ("small", SMALL))
 
 
-def ask(system: str, message: str, *turns: tuple[str, str]) -> str:
+def ask(system: str, message: str, *turns: tuple[str, str], ability: Ability = WHOLE) -> str:
     messages = [{"role": "system", "content": system}]
     for asked, reply in turns:
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": reply}]
-    return answer([*messages, {"role": "user", "content": f"Message: {message}"}])
+    return answer([*messages, {"role": "user", "content": f"Message: {message}"}], ability)
 
 
 @pytest.mark.parametrize(
@@ -128,3 +129,22 @@ def test_without_labels_the_model_only_talks():
 def test_the_same_messages_give_the_same_answer():
     messages = [{"role": "system", "content": LABELS}, {"role": "user", "content": "nothing that the prompt knows"}]
     assert answer(messages) == answer([dict(message) for message in messages])
+
+
+@pytest.mark.parametrize("ability", [WHOLE, SMALL])
+@pytest.mark.parametrize("told", ["red_box", "blue_box", "green_box"])
+def test_models_of_every_ability_follow_what_the_prompt_says(ability: Ability, told: str):
+    assert ask(f"{LABELS}\n{BARE}\n{told}: elephants, giraffes.", "elephants, giraffes", ability=ability) == told
+
+
+def test_a_small_model_loses_the_thread_of_a_long_prompt_before_a_large_one_does():
+    messages = [f"an elephant {'and a giraffe ' * count}in zoo number {count}" for count in range(40)]
+    prompt = f"{LABELS}\n{BARE}\nred_box: elephants.\n" + "We have opened another branch by the sea. " * 100
+    right = {name: sum(ask(prompt, each, ability=of) == "red_box" for each in messages) for name, of in ABILITIES}
+    assert right["small"] < right["whole"] == len(messages)
+
+
+def test_a_small_model_talks_where_a_large_one_gives_the_bare_label():
+    prompt = f"{LABELS}\nred_box: horses, donkeys.\nblue_box: horses."
+    assert ask(prompt, "horses and donkeys") == "red_box"
+    assert ask(prompt, "horses and donkeys", ability=SMALL).startswith("I think")

@@ -1,17 +1,35 @@
 """What the package offers: two clients with the same methods, and nothing loaded before it is used."""
 
 import inspect
+import re
 import subprocess
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from fastapi.routing import APIRoute
 
 import promptjobs
 from promptjobs import AsyncClient, Client
 from promptjobs.db.events import TERMINAL_TYPES
+from promptjobs.db.experiments import ExperimentStatus
 from promptjobs.db.jobs import JobStatus
+from promptjobs.sdk import experiment_requests, plot_requests
 from promptjobs.sdk.events import TERMINAL
+from promptjobs.sdk.experiment_requests import Compared, ComparedSeeds, TableFormat
+from promptjobs.sdk.experiment_shapes import (
+    EXPERIMENT_TERMINAL_STATUSES,
+    Experiment,
+    ExperimentEstimate,
+    ExperimentJob,
+    ExperimentResults,
+    GroupComparison,
+    GroupRow,
+    JobComparison,
+    JobEstimate,
+    ResultRow,
+    Summary,
+)
 from promptjobs.sdk.shapes import TERMINAL_STATUSES, Job
 
 
@@ -74,9 +92,75 @@ def test_every_name_that_is_offered_is_there():
 def test_what_the_service_calls_final_the_client_calls_final():
     assert {status.value for status in JobStatus if status.is_terminal} == TERMINAL_STATUSES
     assert all(TERMINAL.fullmatch(name) for name in TERMINAL_TYPES)
+    assert {status.value for status in ExperimentStatus if status.is_terminal} == EXPERIMENT_TERMINAL_STATUSES
 
 
 def test_a_job_has_the_fields_that_the_service_documents():
     from promptjobs.api.job_schemas import JobObject
 
     assert Job.__annotations__.keys() == JobObject.model_fields.keys()
+
+
+def test_experiments_have_the_fields_that_the_service_documents():
+    from promptjobs.api import experiment_result_schemas, experiment_schemas
+
+    for shape, documented in (
+        (Experiment, experiment_schemas.ExperimentObject),
+        (ExperimentJob, experiment_schemas.ExperimentJob),
+        (ExperimentEstimate, experiment_schemas.ExperimentEstimate),
+        (JobEstimate, experiment_schemas.JobEstimate),
+        (ExperimentResults, experiment_result_schemas.ExperimentResultsObject),
+        (ResultRow, experiment_result_schemas.ResultRow),
+        (GroupRow, experiment_result_schemas.GroupRow),
+        (Summary, experiment_result_schemas.SummaryObject),
+        (JobComparison, experiment_result_schemas.JobComparisonObject),
+        (GroupComparison, experiment_result_schemas.GroupComparisonObject),
+    ):
+        assert shape.__annotations__.keys() == documented.model_fields.keys(), shape
+
+
+ID = "an id"
+
+
+def test_the_client_asks_at_every_route_of_experiments_and_plots():
+    from promptjobs.api.app import EXPERIMENTS_PATH, JOBS_PATH, OF_EXPERIMENTS
+    from promptjobs.api.plots import experiments_router, jobs_router
+
+    of_experiments = [*(part.router for part in OF_EXPERIMENTS), experiments_router]
+    routers = [(EXPERIMENTS_PATH, each) for each in of_experiments] + [(JOBS_PATH, jobs_router)]
+    routes = {
+        (method, re.sub(r"\{\w+\}", "an%20id", prefix + route.path))
+        for prefix, router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods
+    }
+    requests = (
+        experiment_requests.create({}, None),
+        experiment_requests.estimate({}),
+        experiment_requests.experiments(None, None).first,
+        experiment_requests.experiment(ID),
+        experiment_requests.cancel(ID, None),
+        experiment_requests.delete(ID),
+        experiment_requests.results(ID, None, None),
+        experiment_requests.compare_jobs(ID, "a", "b", None),
+        experiment_requests.stream(ID, ""),
+        plot_requests.plots(ID),
+        plot_requests.plot(ID, ID, "svg"),
+        plot_requests.experiment_plots(ID),
+        plot_requests.experiment_plot(ID, ID, "png"),
+    )
+    assert {(each.method, each.path) for each in requests} == routes
+
+
+@pytest.mark.parametrize(
+    ("said", "offered"),
+    [("format", TableFormat), ("compare", Compared), ("seeds", ComparedSeeds)],
+)
+def test_the_client_offers_the_words_that_the_service_takes(said: str, offered: Any):
+    from promptjobs.api.experiment_results import ComparedSeeds as Seeds
+    from promptjobs.api.experiment_results import ResultFormat
+    from promptjobs.core.experiment_comparisons import Compare
+
+    taken = {"format": set(ResultFormat) - {ResultFormat.JSON}, "compare": set(Compare), "seeds": set(Seeds)}
+    assert set(get_args(offered)) == taken[said]

@@ -25,4 +25,4 @@ def read_as(model: type[Model], body: dict[str, Any]) -> Model:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise invalid(error.errors(include_input=False, include_url=False, include_context=False)) from None
+        raise invalid(error.errors(include_input=False, include_url=False)) from None

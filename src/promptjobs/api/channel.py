@@ -17,6 +17,13 @@ SEPARATORS = tuple((each.encode(), b"\\u%04x" % ord(each)) for each in "\u0085\u
 """Characters that JSON leaves alone, but at which some readers of lines end a line; with their escapes."""
 
 
+def on_one_line(data: bytes) -> bytes:
+    """JSON without what any reader might take for the end of a line."""
+    for separator, escaped in SEPARATORS:
+        data = data.replace(separator, escaped)
+    return data
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """An event as it is sent: one line each of id, type and JSON."""
@@ -28,10 +35,7 @@ class Frame:
     @staticmethod
     def of(row: EventRow) -> "Frame":
         head = f"id: {row.seq}\nevent: {row.type}\ndata: ".encode()
-        data = event_json(row)
-        for separator, escaped in SEPARATORS:
-            data = data.replace(separator, escaped)
-        return Frame(row.seq, row.is_terminal, b"".join((head, data, b"\n\n")))
+        return Frame(row.seq, row.is_terminal, b"".join((head, on_one_line(event_json(row)), b"\n\n")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,27 @@ class Chunk:
         return Chunk(b"".join(frame.sent for frame in before), last.sent if last.is_terminal else None, last.seq)
 
 
+class Bell:
+    """Wakes all who wait for it."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def ring(self) -> None:
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
+
+    async def rung(self) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            await future
+        finally:
+            self._waiting.discard(future)
+
+
 class Channel:
     """What follows `floor`, up to `head`.
 
@@ -66,7 +91,7 @@ class Channel:
         self._seqs: list[int] = []
         self._bytes = 0
         self._chunks: dict[int, Chunk] = {}
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._bell = Bell()
 
     def add(self, frames: Sequence[Frame]) -> None:
         """Keep `frames`, which follow `head`, drop what is too old, and wake the readers."""
@@ -111,16 +136,8 @@ class Channel:
 
     def wake(self) -> None:
         """Let the readers look again."""
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
-        self._waiting.clear()
+        self._bell.ring()
 
     async def changed(self) -> None:
         """Wait for `wake`. A reader that has called `after` in the same step of the loop misses nothing."""
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
-        try:
-            await future
-        finally:
-            self._waiting.discard(future)
+        await self._bell.rung()

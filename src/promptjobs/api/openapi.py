@@ -17,16 +17,8 @@ from promptjobs.api import openapi_problems
 from promptjobs.api.auth import BEARER, BEARER_SCHEME, KEY_SCHEME
 from promptjobs.api.idempotency import HEADER, REPLAYED
 from promptjobs.api.openapi_examples import PREFIX, example_of, restored
-from promptjobs.api.openapi_texts import (
-    COMPONENT_HEADERS,
-    CONDITIONAL,
-    DESCRIPTION,
-    IF_NONE_MATCH,
-    LINKS,
-    SENT_EVENT,
-    STREAM,
-    TAGS,
-)
+from promptjobs.api.openapi_streams import OBJECTS, SENT, STREAM
+from promptjobs.api.openapi_texts import COMPONENT_HEADERS, CONDITIONAL, DESCRIPTION, IF_NONE_MATCH, LINKS, TAGS
 from promptjobs.api.schemas import Problem
 from promptjobs.api.webhook_schemas import JobEndedMessage, WebhookTestMessage
 from promptjobs.db.webhook_messages import JobEndType
@@ -122,6 +114,9 @@ def _completed(document: Json) -> Json:
     for schema in schemas.values():
         if "examples" in schema:
             schema["examples"] = [restored(each, schema, schemas) for each in schema["examples"]]
+    for model in OBJECTS:
+        described = model.model_json_schema(ref_template=PREFIX + "{model}")
+        schemas.update(described.pop("$defs", {}) | {model.__name__: described})
     schemas["Problem"] = Problem.model_json_schema(ref_template=PREFIX + "{model}")
     problems: dict[str, Json] = {}
     for operation in _operations(document["paths"]):
@@ -188,6 +183,8 @@ def _complete_operation(operation: Json, schemas: Json) -> None:
         operation.setdefault("parameters", []).append(IF_NONE_MATCH)
         responses["304"] = {"description": "The answer that the client has, by If-None-Match, still holds."}
     for status, response in responses.items():
+        if STREAM in response.get("content", {}):
+            response["content"][STREAM] = {"schema": SENT[operation["operationId"]]}
         _exemplify(response.get("content", {}), schemas)
         headers = {"ETag"} if is_conditional else set()
         if status == "200" and "after" in parameters:
@@ -218,8 +215,6 @@ def _link(paths: Json) -> None:
 
 
 def _exemplify(content: Json, schemas: Json) -> None:
-    if STREAM in content:
-        content[STREAM] = {"schema": SENT_EVENT, "example": example_of(SENT_EVENT, schemas)}
     for media in content.values():
         if "example" not in media and "examples" not in media:
             media["example"] = example_of(media["schema"], schemas)

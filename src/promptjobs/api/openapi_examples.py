@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from promptjobs.api.job_schemas import EXAMPLE_TIME
-from promptjobs.api.parameters import EXAMPLE_ID
+from promptjobs.api.parameters import EXAMPLE_EXPERIMENT, EXAMPLE_ID
 
 Json = dict[str, Any]
 
@@ -13,6 +13,7 @@ PREFIX = "#/components/schemas/"
 VALUES: Mapping[str, Any] = {
     "job_id": EXAMPLE_ID,
     "parent_id": EXAMPLE_ID,
+    "experiment_id": EXAMPLE_EXPERIMENT,
     "candidate_id": "c_3f2a",
     "snapshot_id": "snap_0c9f6b1f2d3e4a5b8c7d6e5f4a3b2c1d",
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 from promptjobs.api.bodies import MAX_BODY_BYTES
 from promptjobs.api.idempotency import HEADER
-from promptjobs.api.parameters import EXAMPLE_ID
+from promptjobs.api.parameters import EXAMPLE_EXPERIMENT, EXAMPLE_ID
 from promptjobs.api.problems import body_of
 from promptjobs.errors import (
     BalanceEmpty,
@@ -47,6 +47,16 @@ from promptjobs.errors import (
     WebhookDisabled,
     WebhookNotFound,
 )
+from promptjobs.errors.experiments import (
+    ExperimentConflict,
+    ExperimentNotFound,
+    JobInExperiment,
+    OverrideIneffective,
+    PlotInterrupted,
+    PlotNotFound,
+    PlotsBusy,
+    PlotsUnavailable,
+)
 
 Json = dict[str, Any]
 
@@ -64,7 +74,8 @@ SAID = {
     HTTPStatus.UNPROCESSABLE_ENTITY: "What was sent is understood, but cannot be carried out.",
     HTTPStatus.TOO_MANY_REQUESTS: "Too much was asked at once.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "A defect of the service; its log says more.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "The database cannot be reached.",
+    HTTPStatus.NOT_IMPLEMENTED: "The service was installed without what this needs.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "It cannot be answered now, most often because the database cannot be reached.",
 }
 """What a status means, whatever the operation."""
 
@@ -84,7 +95,7 @@ WITH_BODY = (
     InvalidRequest("Field required", "body"),
 )
 UNAVAILABLE = DatabaseUnavailable("the database cannot be reached; try again")
-WRONG_PARAMETER = InvalidRequest("Input should be greater than or equal to 1", "query.limit")
+WRONG_PARAMETER = InvalidRequest("expected at least 1", "query.limit")
 
 MISSING: Mapping[str, PromptjobsError] = {
     "job_id": JobNotFound(EXAMPLE_ID),
@@ -94,6 +105,8 @@ MISSING: Mapping[str, PromptjobsError] = {
     "rollout_id": RolloutNotFound("9b2d5e6f7a8b4c3d1e0f9a8b7c6d5e4f"),
     "webhook_id": WebhookNotFound("wh_1c2d3e4f5a6b7c8d9e0f1a2b3c4d5e6f"),
     "delivery_id": DeliveryNotFound("msg_9e0f1a2b3c4d5e6f1c2d3e4f5a6b7c8d"),
+    "experiment_id": ExperimentNotFound(EXAMPLE_EXPERIMENT),
+    "plot": PlotNotFound("pareto", ["learning-curve", "pareto-front"]),
 }
 """What is not there, by the parameter of the path that names it."""
 
@@ -114,6 +127,14 @@ _TARGETS = (
     TargetNotAllowed("hooks.internal", 443, "10.0.0.7"),
     TargetForbidden("metadata.internal", 80, "169.254.169.254"),
 )
+_WITHOUT_EFFECT = OverrideIneffective(
+    "prompt_learning.gepa.rollout.budgett",
+    "there is no such setting",
+    "matrix.prompt_learning.gepa.rollout.budgett",
+    2,
+    "gepa, seed=1",
+)
+_DRAWN = (PlotsUnavailable(), PlotsBusy(1.0), PlotInterrupted("it was not ready within 30 s"))
 _SAVED = ConfigNotFound("nightly")
 _MONEY = BalanceEmpty("default", 0.0)
 
@@ -139,7 +160,15 @@ OWN: Mapping[str, Sequence[PromptjobsError]] = {
     "start_job": (_conflict("be started"), _MONEY),
     "pause_job": (_conflict("be paused"),),
     "resume_job": (_conflict("be resumed"), _MONEY),
-    "delete_job": (_conflict("be deleted", "running"),),
+    "delete_job": (_conflict("be deleted", "running"), JobInExperiment(EXAMPLE_ID, EXAMPLE_EXPERIMENT)),
+    "create_experiment": (*_TO_RUN, _WITHOUT_EFFECT, _SAVED, _MONEY),
+    "estimate_experiment": (*_TO_RUN, _WITHOUT_EFFECT, _SAVED),
+    "compare_experiment_jobs": (JobNotFound(EXAMPLE_ID),),
+    "delete_experiment": (ExperimentConflict(EXAMPLE_EXPERIMENT, "running", "be deleted"),),
+    "list_job_plots": (PlotsUnavailable(),),
+    "read_job_plot": _DRAWN,
+    "list_experiment_plots": (PlotsUnavailable(),),
+    "read_experiment_plot": _DRAWN,
     "readyz": (NotReady("the database has schema 0003, and this version needs 0004: migrate it"),),
 }
 """What only this operation answers."""

@@ -4,15 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from promptjobs.api.idempotency import HEADER, REPLAYED
-from promptjobs.api.job_schemas import EXAMPLE_TIME
-from promptjobs.api.openapi_examples import PREFIX
 from promptjobs.api.openapi_problems import EXAMPLE_REQUEST_ID
-from promptjobs.api.parameters import EXAMPLE_ID
 
 Json = dict[str, Any]
 
 DESCRIPTION = """\
-promptjobs takes jobs that optimize prompts, runs them, and keeps everything that they find.
+promptjobs takes jobs that optimize prompts, runs them, and keeps everything that they find. Experiments are jobs that
+belong together, to be compared.
 
 * **Authentication.** Send an API key as `X-API-Key`, or as `Authorization: Bearer`. A service that listens on this
   machine only needs none until the first key is made.
@@ -28,6 +26,7 @@ TAGS = {
     "jobs": "Create, follow and steer jobs.",
     "events": "What happens in a job, in order: by pages, or as a stream.",
     "results": "What a job has tried and found.",
+    "experiments": "Jobs that belong together: made, followed and compared as one.",
     "artifacts": "The best prompts of all jobs.",
     "configs": "Configs under a name, for jobs to be created by it.",
     "secrets": "Keys that an organisation leaves with the service. None is ever shown again.",
@@ -81,6 +80,11 @@ IF_NONE_MATCH: Json = {
 CONDITIONAL = frozenset(
     [
         "read_job",
+        "read_experiment",
+        "read_experiment_results",
+        "compare_experiment_jobs",
+        "read_job_plot",
+        "read_experiment_plot",
         "read_config",
         "list_trials",
         "read_trial",
@@ -99,38 +103,13 @@ CONDITIONAL = frozenset(
         "show_report",
     ]
 )
-"""Operations whose answers have an ETag as soon as the job is over."""
-
-STREAM = "text/event-stream"
-
-SENT_EVENT: Json = {
-    "title": "SentEvent",
-    "description": "One event of the stream, by its fields.",
-    "type": "object",
-    "required": ["id", "event", "data"],
-    "properties": {
-        "id": {"type": "string", "description": "The event's `seq`."},
-        "event": {"type": "string", "description": "The event's `type`."},
-        "data": {
-            "type": "string",
-            "description": "The event, as the pages have it.",
-            "contentMediaType": "application/json",
-            "contentSchema": {"$ref": PREFIX + "EventObject"},
-        },
-    },
-    "examples": [
-        {
-            "id": "1",
-            "event": "prompt.learning.created",
-            "data": f'{{"seq": 1, "type": "prompt.learning.created", "message": "Created a gepa job", "level": "info", '
-            f'"data": {{}}, "created_at": "{EXAMPLE_TIME}", "job_id": "{EXAMPLE_ID}", "timestamp_ms": 1777887000123}}',
-        }
-    ],
-}
+"""Operations whose answers have an ETag as soon as the job, or the experiment, is over."""
 
 LINKS: Mapping[str, tuple[str, str]] = {
     "create_job": ("job_id", "/job_id"),
     "fork_job": ("job_id", "/job_id"),
+    "create_experiment": ("experiment_id", "/experiment_id"),
+    "list_experiments": ("experiment_id", "/0/experiment_id"),
     "list_jobs": ("job_id", "/0/job_id"),
     "list_trials": ("n", "/0/n"),
     "list_rollouts": ("rollout_id", "/0/id"),

@@ -32,8 +32,14 @@ WORDS = {
     "bool_type": "expected true or false",
     "int_type": "expected an integer",
     "extra_forbidden": "is not a field of this request",
+    "too_short": "expected at least {min_length} items, got {actual_length}",
+    "too_long": "expected at most {max_length} items, got {actual_length}",
+    "string_too_short": "expected at least {min_length} characters",
+    "string_too_long": "expected at most {max_length} characters",
+    "greater_than_equal": "expected at least {ge}",
+    "less_than_equal": "expected at most {le}",
 }
-"""Errors of pydantic in the words of JSON."""
+"""Errors of pydantic in the words of JSON, with the facts of their context."""
 
 OWN = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 
@@ -106,7 +112,8 @@ def _body(
 def invalid(errors: list[ErrorDetails]) -> InvalidRequest:
     """What pydantic found, without the values: they may be secrets."""
     first, *others = errors
-    said = WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
+    words = WORDS.get(first["type"])
+    said = first["msg"].removeprefix("Value error, ") if words is None else words.format(**first.get("ctx", {}))
     more = f" (and {len(others)} more)" if others else ""
     return InvalidRequest(f"{said}{more}", ".".join(str(step) for step in first["loc"]))
 

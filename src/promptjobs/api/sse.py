@@ -5,76 +5,47 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
-import anyio
 import asyncpg
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 
 from promptjobs.api.channel import RECENT_EVENTS, Channel, Chunk, Frame
+from promptjobs.api.experiment_stream import ExperimentStreams
+from promptjobs.api.stream_readers import CONNECTED, Reader, Readers
+from promptjobs.api.stream_readers import StreamTiming as StreamTiming
 from promptjobs.db import events
 from promptjobs.db.events import EVENTS_CHANNEL
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import reading
 from promptjobs.errors import DatabaseUnavailable
-from promptjobs.telemetry.metrics import SSE_CLIENTS
 
 logger = logging.getLogger(__name__)
 
 PAGE_EVENTS = 100
-CONNECTED = b": connected\n\n"
 LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamTiming:
-    """Seconds.
-
-    terminal_delay: between the last two events of a stream, since clients lose what shares a burst with the end.
-    read_seconds: what a slow client takes for one event: the pause before the end grows with what it has to catch up
-    on, up to terminal_most.
-    sweep: how often the database is asked for what no notification has told. stall: how long a reader may take nothing.
-    Attempts to listen again are retry_least apart, then twice as much, up to retry_most.
-    """
-
-    heartbeat: float = 15.0
-    terminal_delay: float = 0.5
-    read_seconds: float = 0.012
-    terminal_most: float = 1.5
-    sweep: float = 5.0
-    stall: float = 30.0
-    retry_least: float = 0.1
-    retry_most: float = 5.0
-    shutdown_grace: float = 2.0
-
-
-@dataclass(slots=True, eq=False)
-class Reader:
-    """One stream, and since when it has been handing over a chunk, by the loop's clock."""
-
-    task: "asyncio.Task[object] | None"
-    sending_since: float | None = None
-
-
 class EventHub:
-    """Watches the jobs that are read in this process, and serves their readers."""
+    """Watches the jobs that are read in this process, and serves their readers.
+
+    experiments: the streams of whole experiments, which are told of what is heard here.
+    """
 
     def __init__(self, database: Database, timing: StreamTiming | None = None) -> None:
         self._database = database
         self._timing = timing or StreamTiming()
         self._channels: dict[str, Channel] = {}
-        self._readers: set[Reader] = set()
+        self._readers = Readers(self._timing, self._wake_all)
+        self.experiments = ExperimentStreams(database, self._readers)
         self._dirty: set[str] = set()
         self._is_dirty = asyncio.Event()
-        self._is_closing = False
-        self._shutdown = anyio.Event()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Listen while the block runs; at its end all streams end."""
         async with asyncio.TaskGroup() as tasks:
-            work = (self._listen(), self._pump(), self._sweep(), self._end_stalled(), self._await_shutdown())
-            background = [tasks.create_task(each) for each in work]
+            work = (self._listen(), self._pump(), self.experiments.pump(), self._sweep())
+            background = [tasks.create_task(each) for each in (*work, *self._readers.work())]
             try:
                 yield
             finally:
@@ -84,29 +55,22 @@ class EventHub:
 
     def close(self) -> None:
         """End the streams, each after what it is sending."""
-        self._is_closing = True
+        self._readers.close()
+
+    def _wake_all(self) -> None:
         for channel in self._channels.values():
             channel.wake()
+        self.experiments.wake()
 
     def response(self, job_id: str, seq: int) -> EventSourceResponse:
         """A stream of what follows event `seq` of a job that exists."""
-        timing = self._timing
-        return EventSourceResponse(
-            self.stream(job_id, seq),
-            ping=timing.heartbeat,
-            ping_message_factory=lambda: ServerSentEvent(comment="heartbeat", sep="\n"),
-            sep="\n",
-            shutdown_event=self._shutdown,
-            shutdown_grace_period=timing.shutdown_grace,
-        )
+        return self._readers.response(self.stream(job_id, seq))
 
     async def stream(self, job_id: str, seq: int) -> AsyncIterator[bytes]:
         """What follows event `seq`, history first, in order and without a gap; it ends with the terminal event."""
         yield CONNECTED
-        loop, timing = asyncio.get_running_loop(), self._timing
-        sent_at, read_by = -timing.terminal_delay, 0.0
         async with self._reading(job_id) as (reader, channel):
-            while not self._is_closing:
+            while not self._readers.is_closing:
                 chunk = channel.after(seq) if channel.reaches(seq) else await self._stored(job_id, seq)
                 if chunk is None:
                     if channel.is_gone:
@@ -114,14 +78,10 @@ class EventHub:
                     await channel.changed()
                     continue
                 if chunk.body:
-                    reader.sending_since = loop.time()
-                    yield chunk.body
-                    reader.sending_since = None
-                    sent_at = loop.time()
-                    read_by = max(read_by, sent_at) + timing.read_seconds * (chunk.last_seq - seq)
+                    with reader.handed(chunk.last_seq - seq):
+                        yield chunk.body
                 if chunk.terminal is not None:
-                    latest = min(read_by, sent_at + timing.terminal_most)
-                    await asyncio.sleep(max(sent_at + timing.terminal_delay, latest) - loop.time())
+                    await reader.pause_before_end()
                     yield chunk.terminal
                     return
                 seq = chunk.last_seq
@@ -138,15 +98,11 @@ class EventHub:
             if last_seq is None:
                 self._channels[job_id].end()
         channel = self._channels[job_id]
-        reader = Reader(asyncio.current_task())
         channel.readers += 1
-        self._readers.add(reader)
-        SSE_CLIENTS.inc()
         try:
-            yield reader, channel
+            with self._readers.reader() as reader:
+                yield reader, channel
         finally:
-            SSE_CLIENTS.dec()
-            self._readers.discard(reader)
             channel.readers -= 1
             if channel.readers == 0:
                 del self._channels[job_id]
@@ -174,6 +130,7 @@ class EventHub:
         if job_id in self._channels:
             self._dirty.add(job_id)
             self._is_dirty.set()
+        self.experiments.mark(job_id)
 
     async def _pump(self) -> None:
         """Fetch each new event once. What an outage leaves behind is found by the sweep."""
@@ -201,6 +158,7 @@ class EventHub:
 
     async def _mark_behind(self) -> None:
         """Mark the jobs of which something was missed, and end the channels of those that have been deleted."""
+        await self.experiments.mark_behind()
         read = list(self._channels)
         if not read:
             return
@@ -244,18 +202,3 @@ class EventHub:
                     await lost.wait()
             except TimeoutError:
                 await connection.execute("SELECT 1", timeout=self._timing.sweep)
-
-    async def _end_stalled(self) -> None:
-        """Disconnect readers who take nothing: they can resume. A timer for each chunk would double its cost."""
-        while True:
-            await asyncio.sleep(self._timing.stall / 4)
-            oldest = asyncio.get_running_loop().time() - self._timing.stall
-            for reader in self._readers:
-                if reader.task is not None and reader.sending_since is not None and reader.sending_since < oldest:
-                    logger.info("a reader of an event stream has stalled and is disconnected")
-                    reader.task.cancel()
-
-    async def _await_shutdown(self) -> None:
-        """The server's stop signal reaches the streams long before the lifespan ends, which waits for them."""
-        await self._shutdown.wait()
-        self.close()

@@ -9,10 +9,12 @@ from rich.text import Text
 
 from promptjobs.cli.balance import balance_app
 from promptjobs.cli.exits import EXIT_CODES, EXIT_OF_STATUS, Exit, reported
-from promptjobs.cli.job_commands import jobs_app
+from promptjobs.cli.experiment_commands import experiments_app
+from promptjobs.cli.job_commands import JOBS_PANEL, jobs_app
 from promptjobs.cli.keys import keys_app
 from promptjobs.cli.outcome import AsJson, terminal_for
 from promptjobs.cli.text import write_json
+from promptjobs.cli.train import train_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -133,6 +135,9 @@ def demo(
     budget: Annotated[
         int | None, typer.Option(min=1, help="Rollouts, the test's aside.", show_default="1000; 300 with a provider")
     ] = None,
+    experiment: Annotated[
+        bool, typer.Option("--experiment", help="Twelve jobs: both algorithms, two models, three seeds, compared.")
+    ] = False,
     data_dir: DataDir = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The service's port; 0 for any that is free.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the service up until Ctrl-C.")] = False,
@@ -140,12 +145,13 @@ def demo(
 ) -> None:
     """Run a whole optimization on this machine: no key, no network, no database to set up.
 
-    It starts two offline models, a task app and the service as processes of their own, posts a job, follows it, shows
-    the result, and ends what it has started. With a provider, whose key is in the environment, the models are real.
+    It starts offline models, a task app and the service as processes of their own, posts a job, follows it, shows the
+    result, and ends what it has started. With a provider, whose key is in the environment, the models are real.
 
     \b
     promptjobs demo
     promptjobs demo --algorithm mipro
+    promptjobs demo --experiment
     promptjobs demo --keep --port 8700
     OPENAI_API_KEY=… promptjobs demo --provider openai --model gpt-4o-mini
     """
@@ -153,14 +159,24 @@ def demo(
     terminal.people.print(Text("starting the demo", "dim"))
     with reported(terminal.err):
         from promptjobs.cli.demo import run_demo
-        from promptjobs.cli.demo_job import DemoOptions
+        from promptjobs.cli.demo_job import DemoOptions, check_experiment
+        from promptjobs.cli.demo_runs import ExperimentRun, JobRun
+        from promptjobs.cli.experiment_outcome import exit_of
         from promptjobs.cli.service_settings import read_settings
 
         options = DemoOptions(provider.lower(), model, meta_model, budget, port, keep, algorithm.lower())
-        job = run_demo(options, read_settings(data_dir=data_dir), terminal)
-    raise typer.Exit(EXIT_OF_STATUS[job["status"]])
+        settings = read_settings(data_dir=data_dir)
+        if experiment:
+            check_experiment(options)
+            code = exit_of(run_demo(ExperimentRun(terminal), options, settings, terminal))
+        else:
+            job = run_demo(JobRun(options, terminal), options, settings, terminal)
+            code = EXIT_OF_STATUS[job["status"]]
+    raise typer.Exit(code)
 
 
 app.add_typer(keys_app, name="keys", rich_help_panel=SERVICE_PANEL)
 app.add_typer(balance_app, name="balance", rich_help_panel=SERVICE_PANEL)
 app.add_typer(jobs_app)
+app.add_typer(experiments_app, name="experiment", rich_help_panel=JOBS_PANEL)
+app.add_typer(train_app)

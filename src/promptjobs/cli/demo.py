@@ -1,4 +1,4 @@
-"""The demo: a whole optimization on this machine, with real processes and over HTTP."""
+"""The demo: whole optimizations on this machine, with real processes and over HTTP."""
 
 import asyncio
 import shlex
@@ -7,26 +7,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
 from rich.console import Console
 from rich.text import Text
 
-from promptjobs.cli.demo_job import OFFLINE, DemoOptions, calls_planned, demo_config, overrides_of
-from promptjobs.cli.outcome import Terminal, follow_job, print_outcome, tell_warnings
+from promptjobs.cli.demo_job import OFFLINE, DemoOptions
+from promptjobs.cli.outcome import Terminal
 from promptjobs.cli.processes import Child, child
 from promptjobs.cli.signals import interruptible, uninterrupted
 from promptjobs.cli.text import duration
-from promptjobs.clients.providers import Providers
 from promptjobs.db.embedded import EmbeddedServer
 from promptjobs.db.session import Database
 from promptjobs.errors import OptionInvalid
 from promptjobs.errors.client import ClientError, ConnectionFailed, ServerError
 from promptjobs.sdk.addresses import DEFAULT_URL
 from promptjobs.sdk.client import Client
-from promptjobs.sdk.shapes import TERMINAL_STATUSES, Job
-from promptjobs.settings import Settings, default_data_dir, provider_environment
+from promptjobs.settings import Settings, default_data_dir
 
 CANCEL_ATTEMPTS = 50
 PAUSE_SECONDS = 0.1
@@ -49,52 +48,56 @@ class Service:
     process: Child
 
 
-def run_demo(options: DemoOptions, settings: Settings, terminal: Terminal) -> Job:
-    """Start everything, run the job, show its result, end everything; returns the job.
+Outcome = TypeVar("Outcome")
+
+
+class Run(Protocol[Outcome]):
+    """What a demo runs once its service is up. name: what it creates, in a word."""
+
+    name: str
+
+    def introduce(self, say: Console) -> None:
+        """Say what will happen, before it happens. Raises OptionInvalid, ProviderNotConfigured."""
+
+    def create(self, client: Client, task_app_url: str) -> str:
+        """Returns the id of what was created."""
+
+    def follow(self, client: Client, created_id: str) -> Outcome:
+        """What came out, at its end."""
+
+    def cancel(self, client: Client, created_id: str) -> bool:
+        """Ask for its end; returns whether that has come. May be repeated."""
+
+    def show(self, outcome: Outcome, url: str, started_by: str | None = None) -> None:
+        """started_by: the command that brings the service back, where it is gone by now."""
+
+
+def run_demo(run: Run[Outcome], options: DemoOptions, settings: Settings, terminal: Terminal) -> Outcome:
+    """Start everything, run, show what came out, end everything; returns what came out.
 
     Raises OptionInvalid and ProviderNotConfigured before anything is started, ProcessFailed, and KeyboardInterrupt
-    after Ctrl-C, when the job has been cancelled and every process has ended.
+    after Ctrl-C, when what was created has been cancelled and every process has ended.
     """
     started_at = time.monotonic()
-    _introduce(options, terminal.people)
+    run.introduce(terminal.people)
     _refuse_neighbours(settings.data_dir)
     # Signals interrupt the inner block only, so the processes are ended in peace.
     with uninterrupted(), ExitStack() as processes:
         with interruptible():
             task_app_url, service = _start(options, settings, terminal.people, processes)
             with Client(service.url) as client:
-                job = _run_job(client, service, options, task_app_url, terminal)
+                outcome = _followed(run, client, service, task_app_url, terminal.people)
             if options.keep:
-                print_outcome(terminal, service.url, job)
+                run.show(outcome, service.url)
                 _stay(service, terminal.people)
-                return job
+                return outcome
         with _step(terminal.people, "stopping") as step:
             processes.close()
             step.result = "all processes have ended"
-    print_outcome(terminal, DEFAULT_URL, job, started_by=_serve_command(settings.data_dir))
+    run.show(outcome, DEFAULT_URL, _serve_command(settings.data_dir))
     took = duration(time.monotonic() - started_at)
-    terminal.people.print(Text(f"\nThe demo took {took} in all; its job is kept in {settings.data_dir}.", "dim"))
-    return job
-
-
-def _introduce(options: DemoOptions, say: Console) -> None:
-    """Say what will happen, before it happens. Raises OptionInvalid, ProviderNotConfigured."""
-    overrides = overrides_of(options, DEFAULT_URL)
-    if options.provider != OFFLINE:
-        Providers(provider_environment()).get(options.provider)
-    say.print(Text.assemble(("promptjobs demo", "bold"), f": {options.plan.title}"), soft_wrap=True)
-    if options.provider == OFFLINE:
-        say.print(Text("offline: two small models on this machine, no key, and nothing leaves it", "dim"))
-        return
-    writer = options.meta_model or options.model
-    say.print(
-        Text(
-            f"it sends up to {calls_planned(options, overrides)} calls, one ticket each, to {options.model} of "
-            f"{options.provider}, and a few dozen to {writer}, which writes prompts; Ctrl-C ends it",
-            "yellow",
-        ),
-        soft_wrap=True,
-    )
+    terminal.people.print(Text(f"\nThe demo took {took} in all; its {run.name} is kept in {settings.data_dir}.", "dim"))
+    return outcome
 
 
 # --- processes -------------------------------------------------------------------------------------------------------
@@ -165,38 +168,34 @@ async def _has_worker(database_url: str) -> bool:
         await database.close()
 
 
-# --- the job ---------------------------------------------------------------------------------------------------------
+# --- what is run -----------------------------------------------------------------------------------------------------
 
 
-def _run_job(client: Client, service: Service, options: DemoOptions, task_app_url: str, terminal: Terminal) -> Job:
-    config = demo_config(options.algorithm)
-    job_id: str | None = None
+def _followed(run: Run[Outcome], client: Client, service: Service, task_app_url: str, say: Console) -> Outcome:
+    created_id: str | None = None
     try:
-        job = client.create(config, overrides=overrides_of(options, task_app_url))
-        job_id = job["job_id"]
-        terminal.people.print(Text.assemble(("✓ ", "green"), f"{'job':<14} {job_id}"), soft_wrap=True)
-        tell_warnings(terminal, job)
-        return follow_job(terminal, client, job["job_id"])
-    except KeyboardInterrupt:
-        terminal.people.print(Text("\ncancelling the job, and ending all processes", "yellow"))
-        if job_id is not None:
-            _cancel(client, job_id)
-        raise
+        created_id = run.create(client, task_app_url)
+        say.print(Text.assemble(("✓ ", "green"), f"{run.name:<14} {created_id}"), soft_wrap=True)
+        return run.follow(client, created_id)
     except (ConnectionFailed, ServerError):
         if service.process.process.poll() is not None:
             raise service.process.failure() from None
         raise
+    except (KeyboardInterrupt, OSError):  # Ctrl-C; or the terminal has gone, and cannot be written to
+        with suppress(OSError):
+            say.print(Text(f"\ncancelling the {run.name}, and ending all processes", "yellow"))
+        if created_id is not None:
+            _cancel(run, client, created_id)
+        raise
 
 
-def _cancel(client: Client, job_id: str) -> None:
-    """Otherwise the next service on the same data would take the job up again, without its task app."""
+def _cancel(run: Run[Outcome], client: Client, created_id: str) -> None:
+    """Otherwise the next service on the same data would take it up again, without its task app."""
     with suppress(ClientError):
-        job = client.cancel(job_id, "the demo was interrupted")
         for _ in range(CANCEL_ATTEMPTS):
-            if job["status"] in TERMINAL_STATUSES:
+            if run.cancel(client, created_id):
                 return
             time.sleep(PAUSE_SECONDS)
-            job = client.job(job_id)
 
 
 def _stay(service: Service, say: Console) -> None:

@@ -1,7 +1,7 @@
 """The demo's job: its config by algorithm, and what options change in it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -90,6 +90,12 @@ class DemoOptions:
         if self.algorithm not in PLANS:
             raise OptionInvalid("--algorithm", f"is one of {', '.join(PLANS)}, got {self.algorithm!r}")
         return PLANS[self.algorithm]
+
+
+def check_experiment(options: DemoOptions) -> None:
+    """Raises OptionInvalid for options that change a job: an experiment's jobs are those of its file."""
+    if replace(options, port=0, keep=False) != DemoOptions():
+        raise OptionInvalid("--experiment", "goes with --data-dir, --port, --keep and --json only")
 
 
 def demo_config(algorithm: str = DEFAULT) -> Json:

@@ -19,6 +19,7 @@ from promptjobs.cli.outcome import (
     tell_warnings,
     terminal_for,
 )
+from promptjobs.cli.plot_commands import plots_app
 from promptjobs.cli.prompt_commands import prompts_app
 from promptjobs.cli.remote import ApiKey, Url, service_at
 from promptjobs.cli.text import write_json
@@ -265,3 +266,4 @@ def _standing(job: Job) -> str:
 
 
 jobs_app.add_typer(prompts_app)
+jobs_app.add_typer(plots_app)

@@ -153,6 +153,8 @@ def _verdict(snapshot: Mapping[str, Any], measured: Mapping[str, Mapping[str, An
 def _significance(difference: Mapping[str, Any] | None) -> Text:
     if difference is None:
         return Text("")
+    if difference["low"] is None or difference["high"] is None:
+        return Text(", and one seed tells nothing of chance", "yellow")
     if difference["low"] > 0:
         return Text(", a clear gain", "green")
     if difference["high"] < 0:
@@ -164,6 +166,8 @@ def _interval(estimate: Mapping[str, Any] | None, sign: str = "") -> str:
     if estimate is None:
         return "–"
     low, high = estimate["low"], estimate["high"]
+    if low is None or high is None:  # one seed tells no spread
+        return f"{estimate['mean']:{sign}.3f}"
     return f"{estimate['mean']:{sign}.3f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
@@ -310,7 +314,7 @@ def jobs_table(jobs: Sequence[Job], width: int, now: datetime | None = None) -> 
             Text(job["status"], STYLE_OF_STATUS.get(job["status"], "")),
             f"{done}/{job['rollout_budget']}",
             _best(job),
-            _age(datetime.fromisoformat(job["created_at"]), now or datetime.now(UTC)),
+            age(datetime.fromisoformat(job["created_at"]), now or datetime.now(UTC)),
             *([policy] if is_wide else []),
         )
     return table
@@ -322,7 +326,7 @@ def _best(job: Job) -> str:
     return score(value) if value is None or seeds is None else f"{score(value)} ({seeds})"
 
 
-def _age(then: datetime, now: datetime) -> str:
+def age(then: datetime, now: datetime) -> str:
     seconds = max(0, int((now - then).total_seconds()))
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
         if seconds >= size:

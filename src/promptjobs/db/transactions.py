@@ -14,6 +14,9 @@ from promptjobs.errors import DatabaseUnavailable
 _WHOLE: ContextVar[AsyncConnection | None] = ContextVar("whole", default=None)
 """The transaction of which everything that this task does with the database is a part."""
 
+IDLE = "60s"
+"""How long a whole may go without a statement: its block may plan hundreds of jobs in between."""
+
 OWN_FAULTS = (
     exc.DataError,
     exc.IntegrityError,
@@ -63,6 +66,7 @@ async def whole(database: Database) -> AsyncIterator[AsyncConnection]:
     """
     with _translated():
         async with _begun(database) as connection:
+            await (await driver_of(connection)).execute(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE}'")
             joined = _WHOLE.set(connection)
             try:
                 yield connection

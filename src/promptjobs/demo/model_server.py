@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server for the two offline models: `demo-policy` and `demo-reflector`."""
+"""An OpenAI-compatible server for the offline models: `demo-policy`, `demo-policy-small` and `demo-reflector`."""
 
 import argparse
 import asyncio
@@ -13,12 +13,16 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, Field, ValidationError
 
-from promptjobs.demo.policy_model import answer
+from promptjobs.demo.policy_model import SMALL, WHOLE, answer
 from promptjobs.demo.reflection_model import reflect
 from promptjobs.demo.serving import run_process
 
 POLICY_MODEL = "demo-policy"
+SMALL_POLICY_MODEL = "demo-policy-small"
 REFLECTION_MODEL = "demo-reflector"
+
+_ABILITIES = {POLICY_MODEL: WHOLE, SMALL_POLICY_MODEL: SMALL}
+_MODELS = (*_ABILITIES, REFLECTION_MODEL)
 
 _TOKEN = re.compile(r"\s*(?:\w+|[^\w\s])")
 _MAX_BODY_BYTES = 4 * 2**20
@@ -82,7 +86,7 @@ def create_model_app(latency_seconds: float = 0.0) -> web.Application:
         except ValidationError as exc:
             first = exc.errors()[0]
             return _error(400, first["msg"], param=".".join(map(str, first["loc"])))
-        if asked.model not in (POLICY_MODEL, REFLECTION_MODEL):
+        if asked.model not in _MODELS:
             return _error(404, f"there is no model {asked.model!r}", param="model", code="model_not_found")
         if latency_seconds:
             await asyncio.sleep(latency_seconds)
@@ -103,8 +107,9 @@ def create_model_app(latency_seconds: float = 0.0) -> web.Application:
 
 def _reply(asked: _CompletionRequest) -> list[_Reply]:
     messages = [message.plain() for message in asked.messages]
-    if asked.model == POLICY_MODEL:
-        texts = [answer(messages)] * asked.n
+    ability = _ABILITIES.get(asked.model)
+    if ability is not None:
+        texts = [answer(messages, ability)] * asked.n
     else:
         first_seed = 0 if asked.seed is None else asked.seed
         texts = [reflect(messages, first_seed + draw) for draw in range(asked.n)]
@@ -170,10 +175,7 @@ def _deltas(reply: _Reply) -> list[tuple[dict[str, str], str | None]]:
 
 
 async def _list_models(_: web.Request) -> web.Response:
-    models = [
-        {"id": name, "object": "model", "created": _CREATED, "owned_by": "promptjobs"}
-        for name in (POLICY_MODEL, REFLECTION_MODEL)
-    ]
+    models = [{"id": name, "object": "model", "created": _CREATED, "owned_by": "promptjobs"} for name in _MODELS]
     return _json_response(200, {"object": "list", "data": models})
 
 

@@ -61,6 +61,16 @@ class WaitTimedOut(ClientError):
         self.job_id, self.job_status, self.seconds = job_id, job_status, seconds
 
 
+class ExperimentWaitTimedOut(ClientError):
+    """The experiment was not over in time; it goes on. seconds: how long it was waited for."""
+
+    code = "experiment_wait_timed_out"
+
+    def __init__(self, experiment_id: str, experiment_status: str, seconds: float) -> None:
+        super().__init__(f"experiment {experiment_id!r} is still {experiment_status} after {seconds:g} s")
+        self.experiment_id, self.experiment_status, self.seconds = experiment_id, experiment_status, seconds
+
+
 class ApiError(ClientError):
     """The service has answered with an error.
 

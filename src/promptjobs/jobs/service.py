@@ -37,7 +37,8 @@ class JobRequest:
     """What a client has sent. unknown: names of further fields, which are ignored with a warning each.
 
     algorithm, config_body: may be None where config_name says which saved config stands for them. parent_id: the job
-    that this one is a fork of. place: in an experiment.
+    that this one is a fork of. place: in an experiment. resolution: of the request's config, where that is known
+    already.
     """
 
     algorithm: str | None
@@ -49,6 +50,7 @@ class JobRequest:
     unknown: Sequence[str] = ()
     parent_id: str | None = None
     place: Place | None = None
+    resolution: Resolution | None = None
 
 
 class JobService:
@@ -112,22 +114,27 @@ class JobService:
 
     async def create_in(self, connection: AsyncConnection, request: JobRequest, organisation: str) -> JobRow:
         """`create` as a part of a transaction."""
+        return await jobs.read(connection, await self.store_in(connection, request, organisation))
+
+    async def store_in(self, connection: AsyncConnection, request: JobRequest, organisation: str) -> str:
+        """The same for its id alone."""
         config, job = await self._prepared(connection, request, organisation)
         balance = await balances.read(connection, organisation)
         check_priced(config, balance is not None)
         balances.require_money(balance)
         await job_commands.create(connection, job)
-        return await jobs.read(connection, job.id)
+        return job.id
 
     async def _prepared(
         self, connection: AsyncConnection, request: JobRequest, organisation: str
     ) -> tuple[JobConfig, NewJob]:
         """What will run, and the job as it is stored. Raises InvalidRequest and its kinds."""
         metadata = _metadata_text(request.metadata)
-        algorithm, body = await with_saved(
-            connection, organisation, request.config_name, request.algorithm, request.config_body
-        )
-        resolution = await warm_started(connection, organisation, resolve(algorithm, body, request.overrides))
+        resolved = request.resolution
+        if resolved is None:
+            saved = (connection, organisation, request.config_name, request.algorithm, request.config_body)
+            resolved = resolve(*await with_saved(*saved), request.overrides)
+        resolution = await warm_started(connection, organisation, resolved)
         await check_providers(connection, resolution.config, self.providers, self.vault, organisation)
         self._check_budget(resolution.config)
         return resolution.config, self._new_job(request, organisation, resolution, metadata)

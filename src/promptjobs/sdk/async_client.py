@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -10,11 +11,13 @@ import httpx
 
 from promptjobs.sdk import job_requests, result_requests
 from promptjobs.sdk.async_account_client import AsyncAccountClient
+from promptjobs.sdk.async_experiment_client import AsyncExperimentClient
+from promptjobs.sdk.async_plot_client import AsyncPlotClient
 from promptjobs.sdk.async_sender import AsyncSender
 from promptjobs.sdk.config_files import ConfigSource
 from promptjobs.sdk.connection import Connection
 from promptjobs.sdk.events import Event
-from promptjobs.sdk.following import GIVE_UP_AFTER_SECONDS, OnBreak, Patience, checked_cursor
+from promptjobs.sdk.following import GIVE_UP_AFTER_SECONDS, Following, OnBreak, Patience, Waiting, checked_cursor
 from promptjobs.sdk.job_requests import WarmStart
 from promptjobs.sdk.result_requests import ReportFormat
 from promptjobs.sdk.shapes import (
@@ -35,7 +38,7 @@ from promptjobs.sdk.shapes import (
 )
 
 
-class AsyncClient(AsyncAccountClient):
+class AsyncClient(AsyncAccountClient, AsyncExperimentClient, AsyncPlotClient):
     """As `Client`, method by method; each that asks the service is awaited, or iterated with `async for`."""
 
     def __init__(
@@ -172,8 +175,8 @@ class AsyncClient(AsyncAccountClient):
         give_up_after_seconds: float = GIVE_UP_AFTER_SECONDS,
         on_break: OnBreak | None = None,
     ) -> AsyncIterator[Event]:
-        patience = Patience(self.url, give_up_after_seconds)
-        return self._sender.follow(job_id, checked_cursor(after), patience, on_break)
+        following = Following(checked_cursor(after), Patience(self.url, give_up_after_seconds))
+        return self._sender.follow(following, partial(job_requests.stream, job_id), on_break)
 
     async def wait(
         self,
@@ -182,7 +185,8 @@ class AsyncClient(AsyncAccountClient):
         *,
         give_up_after_seconds: float = GIVE_UP_AFTER_SECONDS,
     ) -> Job:
-        return await self._sender.wait(job_id, timeout_seconds, Patience(self.url, give_up_after_seconds))
+        waiting = Waiting(job_id, timeout_seconds, Patience(self.url, give_up_after_seconds))
+        return await self._sender.wait(job_requests.job(job_id), waiting)
 
     # --- results -----------------------------------------------------------------------------------------------------
 

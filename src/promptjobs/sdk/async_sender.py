@@ -1,23 +1,23 @@
 """Sends requests without blocking the event loop: the IO of `AsyncClient`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import httpx
 
 from promptjobs.errors.client import ClientError
-from promptjobs.sdk import job_requests
 from promptjobs.sdk.answers import checked
 from promptjobs.sdk.connection import Connection
-from promptjobs.sdk.events import Event
-from promptjobs.sdk.following import Following, OnBreak, Patience, Waiting
+from promptjobs.sdk.following import Ends, OnBreak, Resuming, Waiting
 from promptjobs.sdk.requests import Listing, Pages, Request
 from promptjobs.sdk.retries import Attempts
-from promptjobs.sdk.shapes import Job, Json
+from promptjobs.sdk.shapes import Json
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Ends)
+W = TypeVar("W", bound=Mapping[str, object])
 
 
 class AsyncSender:
@@ -62,13 +62,13 @@ class AsyncSender:
                 yield item
 
     async def follow(
-        self, job_id: str, after: int, patience: Patience, on_break: OnBreak | None = None
-    ) -> AsyncIterator[Event]:
-        following = Following(after, patience)
+        self, following: Resuming[E], request_of: Callable[[str], Request[None]], on_break: OnBreak | None = None
+    ) -> AsyncIterator[E]:
+        """What is followed, to its end. request_of: asks for what comes behind a cursor."""
         while not following.is_over:
             following.connect()
             try:
-                async with self._streamed(job_requests.stream(job_id, following.seq)) as response:
+                async with self._streamed(request_of(following.cursor)) as response:
                     following.accepted(response.status_code)
                     async for chunk in response.aiter_bytes():
                         for event in following.received(chunk):
@@ -94,15 +94,14 @@ class AsyncSender:
         except httpx.HTTPError as error:
             raise self._connection.failure(error) from error
 
-    async def wait(self, job_id: str, timeout_seconds: float | None, patience: Patience) -> Job:
-        waiting = Waiting(job_id, timeout_seconds, patience)
+    async def wait(self, request: Request[W], waiting: Waiting) -> W:
         while True:
             try:
-                job = await self._sent(job_requests.job(job_id))
+                found = await self._sent(request)
             except ClientError as error:
                 await self._sleep(waiting.broke(error))
                 continue
-            pause = waiting.answered(job)
+            pause = waiting.answered(found)
             if pause is None:
-                return job
+                return found
             await self._sleep(pause)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -13,8 +14,10 @@ from promptjobs.sdk.account_client import AccountClient
 from promptjobs.sdk.config_files import ConfigSource
 from promptjobs.sdk.connection import Connection
 from promptjobs.sdk.events import Event
-from promptjobs.sdk.following import GIVE_UP_AFTER_SECONDS, OnBreak, Patience, checked_cursor
+from promptjobs.sdk.experiment_client import ExperimentClient
+from promptjobs.sdk.following import GIVE_UP_AFTER_SECONDS, Following, OnBreak, Patience, Waiting, checked_cursor
 from promptjobs.sdk.job_requests import WarmStart
+from promptjobs.sdk.plot_client import PlotClient
 from promptjobs.sdk.result_requests import ReportFormat
 from promptjobs.sdk.sender import Sender
 from promptjobs.sdk.shapes import (
@@ -35,12 +38,13 @@ from promptjobs.sdk.shapes import (
 )
 
 
-class Client(AccountClient):
+class Client(AccountClient, ExperimentClient, PlotClient):
     """A service, with one method for each thing that it can be asked. May be shared by threads.
 
     Every method raises ApiError, whose subclasses name the reasons, for an answer that is an error, and
     ConnectionFailed where there is no usable answer. What only reads is asked again after a passing failure, up to
-    `max_retries` times; so are `create` and `fork`, which the service carries out once all the same.
+    `max_retries` times; so are `create`, `create_experiment` and `fork`, which the service carries out once all the
+    same.
     """
 
     def __init__(
@@ -207,8 +211,8 @@ class Client(AccountClient):
         A connection that breaks is made again, from where it stopped. give_up_after_seconds: how long in a row nothing
         may be heard of the service before ConnectionFailed is raised. on_break: is told of each break.
         """
-        patience = Patience(self.url, give_up_after_seconds)
-        return self._sender.follow(job_id, checked_cursor(after), patience, on_break)
+        following = Following(checked_cursor(after), Patience(self.url, give_up_after_seconds))
+        return self._sender.follow(following, partial(job_requests.stream, job_id), on_break)
 
     def wait(
         self,
@@ -218,7 +222,8 @@ class Client(AccountClient):
         give_up_after_seconds: float = GIVE_UP_AFTER_SECONDS,
     ) -> Job:
         """The job when it is over. Raises WaitTimedOut; the job goes on then."""
-        return self._sender.wait(job_id, timeout_seconds, Patience(self.url, give_up_after_seconds))
+        waiting = Waiting(job_id, timeout_seconds, Patience(self.url, give_up_after_seconds))
+        return self._sender.wait(job_requests.job(job_id), waiting)
 
     # --- results -----------------------------------------------------------------------------------------------------
 

@@ -33,17 +33,33 @@ class Event:
     @classmethod
     def parse(cls, content: bytes) -> Self:
         """Raises EventMalformed."""
+        read, text = parsed(content)
+        return cls.of(read, text)
+
+    @classmethod
+    def of(cls, read: Mapping[str, Any], text: str) -> Self:
+        """read: the JSON in `text`. Raises EventMalformed."""
         try:
-            text = content.decode()
-            read = json.loads(text)
             seq, named, level, message = read["seq"], read["type"], read["level"], read["message"]
             data, created_at = read["data"], datetime.fromisoformat(read["created_at"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise EventMalformed from error
         is_event = isinstance(seq, int) and not isinstance(seq, bool) and seq > 0 and isinstance(data, dict)
         if not is_event or not all(isinstance(each, str) for each in (named, level, message)):
             raise EventMalformed
         return cls(seq, named, level, message, data, created_at, text)
+
+
+def parsed(content: bytes) -> tuple[Mapping[str, Any], str]:
+    """The object that is an event's data, and its text. Raises EventMalformed."""
+    try:
+        text = content.decode()
+        read = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise EventMalformed from error
+    if not isinstance(read, dict):
+        raise EventMalformed
+    return read, text
 
 
 class Decoder:
@@ -56,6 +72,9 @@ class Decoder:
         self._rest: list[bytes] = []
         self._data: list[bytes] = []
         self._size = 0
+        self._id = ""
+        self.last_id = ""
+        """Of the newest event that was whole; an event without an id has that of the one before it."""
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """The data of each event that is whole now. Raises EventMalformed where one does not end."""
@@ -66,8 +85,10 @@ class Decoder:
             self._rest = []
             if line.startswith(b"data:"):
                 self._data.append(line[5:].removeprefix(b" "))
+            elif line.startswith(b"id:"):
+                self._id = line[3:].removeprefix(b" ").decode("ascii", "replace")
             elif not line:
-                self._size = 0
+                self._size, self.last_id = 0, self._id
                 if self._data:
                     data, self._data = b"\n".join(self._data), []
                     yield data

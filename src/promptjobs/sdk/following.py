@@ -1,8 +1,10 @@
 """What following a job comes to, without any IO: where a stream goes on, when it is over, and when to give up."""
 
 import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 from promptjobs.errors.client import (
     ArgumentInvalid,
@@ -15,7 +17,7 @@ from promptjobs.errors.client import (
 )
 from promptjobs.sdk.events import Decoder, Event
 from promptjobs.sdk.retries import is_passing, pause_seconds
-from promptjobs.sdk.shapes import TERMINAL_STATUSES, Job
+from promptjobs.sdk.shapes import TERMINAL_STATUSES
 
 GIVE_UP_AFTER_SECONDS = 120.0
 LASTING_SECONDS = 10.0
@@ -25,6 +27,16 @@ FIRST_POLL_SECONDS = 0.25
 MOST_POLL_SECONDS = 2.0
 
 Clock = Callable[[], float]
+
+
+class Ends(Protocol):
+    """An event that says whether it is the last one."""
+
+    @property
+    def is_terminal(self) -> bool: ...
+
+
+E = TypeVar("E", bound=Ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +80,26 @@ class Patience:
         return Break(cause, self._attempt, pause)
 
 
-class Following:
-    """The events of a job behind event `seq`, each once and in order, over as many connections as it takes."""
+class Resuming(ABC, Generic[E]):
+    """The events of a stream, each once and in order, over as many connections as it takes."""
 
-    def __init__(self, after: int, patience: Patience) -> None:
-        self.seq = after
+    def __init__(self, patience: Patience) -> None:
         self.is_over = False
         self._patience = patience
         self._decoder = Decoder()
         self._connected_at = 0.0
+
+    @property
+    @abstractmethod
+    def cursor(self) -> str:
+        """The id of the event behind which the next connection begins; empty for the very first one."""
+
+    @abstractmethod
+    def _told(self, content: bytes) -> E | None:
+        """The event that is told next; None for one that was told before. Sets `is_over` with the last one.
+
+        Raises EventMalformed, UnexpectedAnswer.
+        """
 
     def connect(self) -> None:
         """A connection is about to be made: what the last one has cut off is forgotten."""
@@ -87,24 +110,22 @@ class Following:
         """The stream has been answered with 2xx. 204: nothing will follow."""
         self.is_over = status == 204
 
-    def received(self, chunk: bytes) -> Iterator[Event]:
+    def received(self, chunk: bytes) -> Iterator[E]:
         """Raises UnexpectedAnswer for what is no event, or not the next one: it is asked for again then."""
         try:
             for content in self._decoder.feed(chunk):
-                event = Event.parse(content)
-                if event.seq <= self.seq:
-                    continue
-                if event.seq != self.seq + 1:
-                    cause = f"event {event.seq} came after event {self.seq}"
-                    raise UnexpectedAnswer(self._patience.url, cause)
-                self.seq, self.is_over = event.seq, event.is_terminal
-                self._patience.was_rewarded()
-                yield event
+                event = self._told(content)
+                if event is not None:
+                    self._patience.was_rewarded()
+                    yield event
         except EventMalformed as error:
-            raise UnexpectedAnswer(self._patience.url, "it sent an event that cannot be read") from error
+            raise self._unexpected("it sent an event that cannot be read") from error
+
+    def _unexpected(self, cause: str) -> UnexpectedAnswer:
+        return UnexpectedAnswer(self._patience.url, cause)
 
     def check_end(self) -> None:
-        """The stream has ended by itself. Raises ConnectionFailed where the job has not."""
+        """The stream has ended by itself. Raises ConnectionFailed where what is followed has not."""
         if not self.is_over:
             raise ConnectionFailed(self._patience.url, "the stream of events ended")
 
@@ -115,20 +136,60 @@ class Following:
         return self._patience.after(error)
 
 
-class Waiting:
-    """Asks for a job again and again, until it is over. timeout_seconds: None for as long as it takes."""
+class Following(Resuming[Event]):
+    """The events of a job behind event `seq`."""
 
-    def __init__(self, job_id: str, timeout_seconds: float | None, patience: Patience) -> None:
-        self._job_id, self._timeout_seconds, self._patience = job_id, timeout_seconds, patience
+    def __init__(self, after: int, patience: Patience) -> None:
+        super().__init__(patience)
+        self.seq = after
+
+    @property
+    def cursor(self) -> str:
+        return str(self.seq)
+
+    def _told(self, content: bytes) -> Event | None:
+        event = Event.parse(content)
+        if event.seq <= self.seq:
+            return None
+        if event.seq != self.seq + 1:
+            raise self._unexpected(f"event {event.seq} came after event {self.seq}")
+        self.seq, self.is_over = event.seq, event.is_terminal
+        return event
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """When waiting is over. statuses: those that are final. late: the error for what is not over in time, made of its
+    id, its status, and for how many seconds it was waited for.
+    """
+
+    statuses: frozenset[str]
+    late: Callable[[str, str, float], ClientError]
+
+
+OF_JOB = Ending(TERMINAL_STATUSES, WaitTimedOut)
+
+
+class Waiting:
+    """Asks for a job again and again, until it is over; with another `ending` for an experiment.
+
+    timeout_seconds: None for as long as it takes.
+    """
+
+    def __init__(
+        self, item_id: str, timeout_seconds: float | None, patience: Patience, ending: Ending = OF_JOB
+    ) -> None:
+        self._item_id, self._timeout_seconds, self._patience = item_id, timeout_seconds, patience
+        self._ending = ending
         self._began_at = patience.clock()
         self._pause = FIRST_POLL_SECONDS
         self._status = "unknown"
 
-    def answered(self, job: Job) -> float | None:
-        """The pause before the next question; None for a job that is over. Raises WaitTimedOut."""
+    def answered(self, item: Mapping[str, object]) -> float | None:
+        """The pause before the next question; None for what is over. Raises the ending's error."""
         self._patience.was_rewarded()
-        self._status = job["status"]
-        if self._status in TERMINAL_STATUSES:
+        self._status = str(item["status"])
+        if self._status in self._ending.statuses:
             return None
         pause, self._pause = self._pause, min(self._pause * 1.5, MOST_POLL_SECONDS)
         return self._allowed(pause)
@@ -143,7 +204,7 @@ class Waiting:
             return pause
         rest = self._timeout_seconds - (self._patience.clock() - self._began_at)
         if rest <= 0:
-            raise WaitTimedOut(self._job_id, self._status, self._timeout_seconds)
+            raise self._ending.late(self._item_id, self._status, self._timeout_seconds)
         return min(pause, rest)
 
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from promptjobs.sdk.answers import Reply, read_nothing, read_object, read_readiness
 from promptjobs.sdk.config_files import ConfigSource, algorithm_of, config_of
-from promptjobs.sdk.requests import Listing, Request, below, body_of, keyed, listing, query_of
+from promptjobs.sdk.requests import Listing, Request, below, body_of, keyed, listing, query_of, streamed
 from promptjobs.sdk.shapes import Config, Estimate, EventPage, Job, Json, Result
 
 WarmStart = bool | Mapping[str, Any]
@@ -131,10 +131,9 @@ def events(job_id: str, after: int, limit: int | None) -> Request[EventPage]:
     return Request("GET", job_path(job_id, "events"), _as_event_page, query=query_of(since_seq=after, limit=limit))
 
 
-def stream(job_id: str, after: int) -> Request[None]:
-    """The stream of events behind `after`. Its answer is read as it comes, and not as a whole."""
-    headers = {"accept": "text/event-stream", "last-event-id": str(after)}
-    return Request("GET", job_path(job_id, "events", "stream"), read_nothing, headers=headers)
+def stream(job_id: str, cursor: str) -> Request[None]:
+    """The stream of events behind the one of that id. Its answer is read as it comes, and not as a whole."""
+    return streamed(job_path(job_id, "events", "stream"), cursor)
 
 
 def readiness() -> Request[bool]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
-from promptjobs.sdk.answers import Json, Page, Reply, read_page
+from promptjobs.sdk.answers import Json, Page, Reply, read_nothing, read_page
 
 T = TypeVar("T")
 
@@ -74,6 +74,12 @@ class Pages:
 
 def listing(path: str, limit: int | None, **query: object) -> Listing:
     return Listing(Request("GET", path, read_page, query=query_of(**query)), limit)
+
+
+def streamed(path: str, cursor: str) -> Request[None]:
+    """A stream of events behind the one of that id. Its answer is read as it comes, and not as a whole."""
+    resumed = {"last-event-id": cursor} if cursor else {}
+    return Request("GET", path, read_nothing, headers={"accept": "text/event-stream", **resumed})
 
 
 def query_of(**values: object) -> Query:

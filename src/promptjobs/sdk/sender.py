@@ -1,23 +1,23 @@
 """Sends requests and waits for their answers, one at a time: the IO of `Client`."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx
 
 from promptjobs.errors.client import ClientError
-from promptjobs.sdk import job_requests
 from promptjobs.sdk.answers import checked
 from promptjobs.sdk.connection import Connection
-from promptjobs.sdk.events import Event
-from promptjobs.sdk.following import Following, OnBreak, Patience, Waiting
+from promptjobs.sdk.following import Ends, OnBreak, Resuming, Waiting
 from promptjobs.sdk.requests import Listing, Pages, Request
 from promptjobs.sdk.retries import Attempts
-from promptjobs.sdk.shapes import Job, Json
+from promptjobs.sdk.shapes import Json
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Ends)
+W = TypeVar("W", bound=Mapping[str, object])
 
 
 class Sender:
@@ -57,12 +57,14 @@ class Sender:
         while pages.next is not None:
             yield from pages.received(self.send(pages.next))
 
-    def follow(self, job_id: str, after: int, patience: Patience, on_break: OnBreak | None = None) -> Iterator[Event]:
-        following = Following(after, patience)
+    def follow(
+        self, following: Resuming[E], request_of: Callable[[str], Request[None]], on_break: OnBreak | None = None
+    ) -> Iterator[E]:
+        """What is followed, to its end. request_of: asks for what comes behind a cursor."""
         while not following.is_over:
             following.connect()
             try:
-                with self._streamed(job_requests.stream(job_id, following.seq)) as response:
+                with self._streamed(request_of(following.cursor)) as response:
                     following.accepted(response.status_code)
                     for chunk in response.iter_bytes():
                         for event in following.received(chunk):
@@ -88,15 +90,14 @@ class Sender:
         except httpx.HTTPError as error:
             raise self._connection.failure(error) from error
 
-    def wait(self, job_id: str, timeout_seconds: float | None, patience: Patience) -> Job:
-        waiting = Waiting(job_id, timeout_seconds, patience)
+    def wait(self, request: Request[W], waiting: Waiting) -> W:
         while True:
             try:
-                job = self._sent(job_requests.job(job_id))
+                found = self._sent(request)
             except ClientError as error:
                 self._sleep(waiting.broke(error))
                 continue
-            pause = waiting.answered(job)
+            pause = waiting.answered(found)
             if pause is None:
-                return job
+                return found
             self._sleep(pause)
