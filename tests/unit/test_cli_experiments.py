@@ -48,7 +48,7 @@ ALL_URL = f"{URL}{EXPERIMENTS_PATH}"
 ONE_URL = f"{ALL_URL}/{EXPERIMENT}"
 STREAM = f"{ONE_URL}/events/stream"
 RESULTS = f"{ONE_URL}/results"
-COMMANDS = ("submit", "watch", "status", "list", "cancel", "delete", "results", "compare")
+COMMANDS = ("submit", "estimate", "watch", "status", "list", "cancel", "delete", "results", "compare")
 EVENTS = [progress_event(1, 1, 20), job_ending(1, 2), experiment_ending()]
 
 
@@ -114,6 +114,27 @@ def test_submit_sends_the_file_with_its_configs_and_what_options_change(service:
         assert f"promptjobs experiment {command} {EXPERIMENT} --url {URL}\n" in result.stdout
     as_json = call("submit", file, "--url", URL, "--json")
     assert (json.loads(as_json.stdout)["experiment_id"], as_json.stdout.count("\n")) == (EXPERIMENT, 1)
+
+
+def test_an_estimate_is_of_each_job_and_of_all(service: respx.MockRouter, file: str):
+    amounts = {
+        "calls": {"expected": 400, "at_most": 800},
+        "tokens": {"expected": 1_000_000, "at_most": 4_000_000},
+        "cost_usd": {"expected": None, "at_most": None},
+        "assumptions": ["nothing fails"],
+        "unpriced_models": ["groq/m"],
+    }
+    job = {"estimate": amounts | {"rollouts": {"optimization": 300, "test": 20, "total": 320}}}
+    place = {name: placed_job(1)[name] for name in ("position", "label", "group", "settings", "algorithm")}
+    whole = amounts | {"num_jobs": 1, "parallelism": 4, "rollouts": 320, "jobs": [place | job]}
+    route = service.post(f"{ALL_URL}/estimate").respond(json=whole)
+    told = call("estimate", file, "--url", URL, "--set", "a.b=1")
+    assert told.exit_code == 0
+    assert json.loads(route.calls.last.request.content)["jobs"][0]["config_overrides"] == {"a.b": 1}
+    assert "1 job, 4 at a time: 320 rollouts in all" in told.stdout
+    assert re.search(rf"1  {re.escape(label(1))} +320  1,000,000  4,000,000  unknown  unknown", told.stdout)
+    assert "No price is known of groq/m" in told.stdout
+    assert json.loads(call("estimate", file, "--url", URL, "--json").stdout) == whole
 
 
 def test_an_option_that_the_file_sets_too_is_refused(service: respx.MockRouter, tmp_path: Path):

@@ -26,6 +26,10 @@ MAX_LISTED = 10_000
 
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="The experiment.")]
 EventsThenResults = Annotated[bool, typer.Option("--json", help="Only JSON on stdout: events, then the results.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value in every job; as of `run`. Repeatable."),
+]
 
 
 @experiments_app.command(epilog=EXIT_CODES)
@@ -33,10 +37,7 @@ def submit(
     file: ExperimentFile,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a value in every job; as of `run`. Repeatable."),
-    ] = None,
+    set_: Set = None,
     parallelism: Annotated[
         int | None, typer.Option(min=1, max=64, help="Jobs at a time.", show_default="the file's, or 3")
     ] = None,
@@ -63,6 +64,30 @@ def submit(
                 _show_created(terminal, client.url, created)
                 return
             _watched(terminal, client, created)
+
+
+@experiments_app.command(epilog=EXIT_CODES)
+def estimate(
+    file: ExperimentFile, url: Url = DEFAULT_URL, api_key: ApiKey = None, set_: Set = None, as_json: AsJson = False
+) -> None:
+    """Tell what an experiment would take and cost, job by job, without creating it. Refused is what `submit` refuses.
+
+    \b
+    promptjobs experiment estimate experiment.toml
+    """
+    terminal = terminal_for(as_json=as_json)
+    with reported(terminal.err):
+        from promptjobs.cli.experiment_file import experiment_from
+
+        wanted = experiment_from(file, read_values("--set", set_ or ()))
+        with service_at(url, api_key) as client:
+            found = client.estimate_experiment(wanted)
+        if as_json:
+            write_json(found)
+        else:
+            from promptjobs.cli.experiment_estimate import print_experiment_estimate
+
+            print_experiment_estimate(terminal.out, found)
 
 
 @experiments_app.command(epilog=EXIT_CODES)
