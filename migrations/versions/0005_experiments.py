@@ -13,6 +13,12 @@ branch_labels = None
 depends_on = None
 
 POSITIONS, PLACES = "ix_jobs_experiment_id_experiment_position", "ix_jobs_experiment_id_experiment_slot"
+PLACED = "ck_jobs_experiment_slot"
+QUEUES = (
+    ("ix_jobs_queue_alone", ["created_at", "id"], "experiment_id IS NULL"),
+    ("ix_jobs_queue_experiments", ["experiment_id", "experiment_position"], "experiment_id IS NOT NULL"),
+    ("ix_jobs_queue_cancelled", ["created_at"], "experiment_id IS NOT NULL AND cancel_requested_at IS NOT NULL"),
+)
 COLUMNS = (
     ("experiment_id", sa.Text),
     ("experiment_position", sa.Integer),
@@ -60,10 +66,21 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("status = 'running' AND experiment_slot IS NOT NULL"),
     )
+    for name, columns, condition in QUEUES:
+        op.create_index(
+            name, "jobs", columns, unique=False, postgresql_where=sa.text(f"status = 'queued' AND {condition}")
+        )
+    op.create_check_constraint(
+        op.f(PLACED),
+        "jobs",
+        "status <> 'running' OR experiment_id IS NULL OR experiment_slot IS NOT NULL"
+        " OR cancel_requested_at IS NOT NULL",
+    )
 
 
 def downgrade() -> None:
-    for index in (PLACES, POSITIONS):
+    op.drop_constraint(op.f(PLACED), "jobs", type_="check")
+    for index in (*(name for name, _, _ in QUEUES), PLACES, POSITIONS):
         op.drop_index(index, table_name="jobs")
     op.drop_constraint(op.f("fk_jobs_experiment_id"), "jobs", type_="foreignkey")
     for name, _ in reversed(COLUMNS):

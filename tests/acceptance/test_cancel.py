@@ -142,6 +142,7 @@ async def test_cancelling_an_unknown_job_is_not_found(api: Api):
     assert (response.status_code, response.json()["code"]) == (404, "job_not_found")
 
 
+@pytest.mark.slow
 async def test_a_job_out_of_time_validates_and_publishes_the_best_it_has(api: Api, task_app, ports, model):
     await task_app()
     model.latency_seconds = 0.01

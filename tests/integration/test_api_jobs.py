@@ -276,6 +276,7 @@ ROUTES = ("", "/config", "/events", "/events/stream", "/metrics", "/artifacts", 
 BAD_IDS = (UNKNOWN, "pl_1", "%00", "x" * 500, "..%2f..%2fetc", "pl_%ED%A0%80", "'; DROP TABLE jobs; --")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ROUTES)
 async def test_every_route_knows_an_unknown_job(client: httpx.AsyncClient, path: str) -> None:
     for job_id in BAD_IDS:

@@ -115,8 +115,35 @@ async def test_a_place_cannot_be_taken_twice_whatever_writes_it(database: Databa
         first = await claim(connection)
         assert first is not None
         assert first.job_id == jobs[0]
+        taken = await connection.fetchval("SELECT experiment_slot FROM jobs WHERE id = $1", jobs[0])
+        run = "UPDATE jobs SET status = 'running', experiment_slot = $2 WHERE id = $1"
         with pytest.raises(asyncpg.UniqueViolationError):
-            await connection.execute("UPDATE jobs SET status = 'running', experiment_slot = 0 WHERE id = $1", jobs[1])
+            await connection.execute(run, jobs[1], taken)
+        with pytest.raises(asyncpg.CheckViolationError):
+            await connection.execute(run, jobs[1], None)
+
+
+async def test_jobs_of_full_experiments_keep_nobody_from_later_ones(database: Database) -> None:
+    ahead = [await new_experiment(database, 1, 5) for _ in range(3)]
+    _, last = await new_experiment(database, 2, 2)
+    async with connected(database) as [connection]:
+        claimed = [await claim(connection) for _ in range(6)]
+    firsts = [jobs[0] for _, jobs in ahead]
+    assert [each and each.job_id for each in claimed] == [*firsts, *last, None]
+
+
+async def test_an_experiment_whose_jobs_had_all_succeeded_before_the_cancel_reached_them_is_complete(
+    database: Database,
+) -> None:
+    experiment_id, jobs = await new_experiment(database, 2, 2)
+    async with connected(database) as [connection]:
+        for _ in jobs:
+            await claim(connection)
+        async with writing(database) as writer:
+            await experiments.cancel(writer, experiment_id, None)
+        for job_id in jobs:
+            await end(connection, job_id)
+    assert await status_of(database, experiment_id) is ExperimentStatus.COMPLETED
 
 
 async def test_a_job_whose_worker_has_died_gets_its_place_back_before_later_ones(database: Database) -> None:

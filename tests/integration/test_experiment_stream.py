@@ -18,6 +18,8 @@ from tests.fakes.experiments import new_experiment as created
 from tests.fakes.recorded_jobs import job_service
 from tests.fakes.served import Served, served
 
+pytestmark = pytest.mark.slow
+
 QUICK = StreamTiming(terminal_delay=0.05, read_seconds=0.0, sweep=3600.0)
 """Nothing is found by the sweep."""
 

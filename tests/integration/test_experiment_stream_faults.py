@@ -20,6 +20,8 @@ from tests.fakes.experiment_streams import Http, Running, all_of, keys, reading,
 from tests.fakes.recorded_jobs import job_service
 from tests.fakes.served import Served, served
 
+pytestmark = pytest.mark.slow
+
 QUICK = StreamTiming(terminal_delay=0.05, read_seconds=0.0)
 NEVER = 3600.0
 

@@ -186,6 +186,7 @@ def newer(config: JobConfig) -> Optimizer:
     return Newer(config) if isinstance(config, GepaJobConfig) else NewerMipro(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 async def test_a_newer_version_goes_on_from_half_a_journal(database: Database, scenario: Scenario) -> None:
     """The facts so far are enough to go on, and what was spent stays spent."""

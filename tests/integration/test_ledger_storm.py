@@ -27,6 +27,7 @@ CALLS = 120
 """By each job and replica: far more than the caps hold."""
 
 
+@pytest.mark.slow
 async def test_no_cap_is_passed_at_any_time_by_many_replicas(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

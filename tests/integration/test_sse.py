@@ -108,6 +108,7 @@ async def test_each_event_is_one_line_of_json_with_its_number_and_type(serve: Se
         assert data.startswith("data: {")
 
 
+@pytest.mark.slow
 async def test_many_writers_and_readers_see_no_gap_and_no_repeat(
     serve: Serve, job: RunningJob, database: Database
 ) -> None:

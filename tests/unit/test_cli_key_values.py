@@ -16,6 +16,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.from_regex(r"[a-z_.]+", fullmatch=True), JSON, max_size=4))
 def test_every_json_value_can_be_set(values: dict[str, object]):
     options = [f"{key}={json.dumps(value)}" for key, value in values.items()]

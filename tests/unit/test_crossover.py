@@ -76,6 +76,7 @@ def test_a_merge_is_measured_before_it_joins(acceptance: str) -> None:
         assert len(asked) == 20 or not told[merge.candidate_id]["accepted"]
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize(
     ("changes", "most"),

@@ -135,6 +135,7 @@ async def test_content_in_parts_is_joined(client):
     assert completion.choices[0].message.content == REPLY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "path"), [("model_server", "/v1/models"), ("task_app", "/health")])
 async def test_each_server_runs_as_a_process_that_prints_its_url_and_ends_when_told(module, path):
     process = await asyncio.create_subprocess_exec(

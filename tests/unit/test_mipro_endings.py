@@ -185,6 +185,7 @@ def going_on(run: Pure, config: object) -> Pure:
     return Pure(make, run.world, config.mipro.rng_seed, config.mipro.turn_order, answers=dict(run.answers))
 
 
+@pytest.mark.slow
 @LAW
 @given(jobs(), st.integers(0, 2**32), st.integers(1, 60))
 def test_published_facts_suffice_to_go_on(config: object, arrival: int, turns: int):

@@ -624,6 +624,7 @@ def evaluations_to_tell_apart(world: CloseWorld, pool: FeedbackPool) -> tuple[in
     return 2 * len(differences), sum(seed in world.dull for seed in differences) / len(differences)
 
 
+@pytest.mark.slow
 def test_two_close_candidates_are_told_apart_with_fewer_evaluations():
     config = pool_config(
         anchor_size=10,

@@ -131,6 +131,7 @@ def test_a_gap_is_asked_for_again(kind: Any):
     assert [each.cause for each in told.breaks] == ["event 3 came after event 1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [

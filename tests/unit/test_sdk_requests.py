@@ -110,6 +110,7 @@ POSTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "arguments", "path", "query"), GETS)
 @respx.mock
 def test_what_reads_an_object_asks_at_its_path(make: Make, name: str, arguments: Any, path: str, query: Any):
@@ -328,6 +329,7 @@ def test_what_changes_something_without_a_key_is_sent_once(make: Make, failure: 
     assert client.pauses == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("header", "least", "most"),
     [
@@ -356,6 +358,7 @@ def test_the_service_says_how_long_to_wait_within_bounds(make: Make, header: str
 PROBLEM = {"code": "invalid_config", "detail": "is required", "param": "policy.model", "request_id": "req_1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
@@ -384,6 +387,7 @@ def test_an_answer_that_is_a_problem_is_raised_with_all_it_says(make: Make, stat
     assert str(error) == "policy.model: is required (invalid_config)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "kind", "told"),
     [

@@ -153,6 +153,7 @@ def test_asking_for_beliefs_does_not_change_the_search() -> None:
 # --- what is learnt --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_learning_beats_drawing_at_random(model: SamplerModel) -> None:
     """Additive effects under the noise of 40 answers; the best of 40 trials by estimate, mean of eight searches."""

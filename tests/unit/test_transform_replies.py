@@ -263,6 +263,7 @@ JSON = st.recursive(
 PIECES = st.sampled_from(["```", "````", "\n", "[", "]", '{"text": "x"}', '"', "<think>", "</think>", "{q}", "a", ","])
 
 
+@pytest.mark.slow
 @LAW
 @given(st.one_of(st.text(), st.lists(PIECES, max_size=12).map("".join), JSON.map(json.dumps)), st.booleans())
 def test_any_reply_gives_transforms_that_apply_or_reasons(reply: str, fenced: bool) -> None:

@@ -116,7 +116,7 @@ def _shown() -> tuple[Select[*tuple[Any, ...]], Any]:
         (and_(is_open, known.c.started_at.is_(None)), ExperimentStatus.QUEUED),
         (is_open, ExperimentStatus.RUNNING),
         (known.c.num_jobs == 0, ExperimentStatus.QUEUED),
-        (Experiment.cancel_requested_at.is_not(None), ExperimentStatus.CANCELLED),
+        (and_(Experiment.cancel_requested_at.is_not(None), known.c.cancelled > 0), ExperimentStatus.CANCELLED),
         (known.c.succeeded > 0, ExperimentStatus.COMPLETED),
         (known.c.failed > 0, ExperimentStatus.FAILED),
         else_=ExperimentStatus.CANCELLED,
@@ -174,6 +174,10 @@ async def read_page(
         query = query.where(key < tuple_(created_at, after))
     if status is not None:
         query = query.where(its_status == status)
+        if not status.is_terminal:
+            # Few experiments have open jobs, and an index finds those; the jobs of all others need not be counted.
+            theirs = select(Job.experiment_id).where(Job.organisation == organisation, Job.status.in_(OPEN))
+            query = query.where(Experiment.id.in_(theirs))
     return [_row(found) for found in await connection.execute(query)]
 
 

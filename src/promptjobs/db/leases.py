@@ -31,24 +31,44 @@ class Claim:
 MOST_TRIES = 5
 """Of a claim. One fails where another worker takes the same place of an experiment at the same time."""
 
-# A job of an experiment takes the lowest of its places that is free, which a unique index keeps from being taken twice.
-# One that is cancelled needs none: its worker only publishes what there is.
-_CLAIM = """
-WITH full_experiments AS MATERIALIZED (
-  SELECT e.id FROM experiments e JOIN jobs r ON r.experiment_id = e.id
-  WHERE r.status = 'running' AND r.experiment_slot IS NOT NULL GROUP BY e.id HAVING count(*) >= e.parallelism),
+HEADS = 64
+"""Jobs at the head of the queue that a claim looks at: those before it may all be locked by other claims."""
+
+# Only jobs that can be taken are looked at, since thousands may wait before them for a place of their experiment: the
+# oldest of those on their own, of those that are cancelled, and of each experiment as many as it has free places. All
+# jobs of an experiment are as old as the experiment. One that is cancelled needs no place: its worker only publishes
+# what there is. Any free place will do: workers that all want the lowest would be in each other's way. A unique index
+# keeps a place from being taken twice.
+_WANTED = "(pause_requested_at IS NULL OR cancel_requested_at IS NOT NULL)"
+_CLAIM = f"""
+WITH RECURSIVE waiting AS (
+  (SELECT min(experiment_id) AS id FROM jobs WHERE status = 'queued' AND experiment_id IS NOT NULL)
+  UNION ALL
+  SELECT (SELECT min(experiment_id) FROM jobs WHERE status = 'queued' AND experiment_id > waiting.id)
+  FROM waiting WHERE id IS NOT NULL),
+heads AS MATERIALIZED (
+  (SELECT id, created_at FROM jobs WHERE status = 'queued' AND experiment_id IS NULL AND {_WANTED}
+    ORDER BY created_at, id LIMIT {HEADS})
+  UNION ALL
+  (SELECT id, created_at FROM jobs
+    WHERE status = 'queued' AND experiment_id IS NOT NULL AND cancel_requested_at IS NOT NULL
+    ORDER BY created_at LIMIT {HEADS})
+  UNION ALL
+  SELECT head.id, e.created_at FROM waiting JOIN experiments e ON e.id = waiting.id CROSS JOIN LATERAL (
+    SELECT id FROM jobs q WHERE q.experiment_id = e.id AND q.status = 'queued' AND q.pause_requested_at IS NULL
+    ORDER BY q.experiment_position LIMIT greatest(0, e.parallelism - (SELECT count(*) FROM jobs r
+      WHERE r.experiment_id = e.id AND r.status = 'running' AND r.experiment_slot IS NOT NULL))) head),
 due AS (
-  SELECT id, experiment_id, cancel_requested_at FROM jobs
-  WHERE status = 'queued' AND (pause_requested_at IS NULL OR cancel_requested_at IS NOT NULL)
-    AND (experiment_id IS NULL OR cancel_requested_at IS NOT NULL
-      OR experiment_id NOT IN (SELECT id FROM full_experiments))
-  ORDER BY created_at, experiment_position, id LIMIT 1 FOR UPDATE SKIP LOCKED),
+  SELECT jobs.id, experiment_id, cancel_requested_at FROM heads JOIN jobs ON jobs.id = heads.id
+  WHERE status = 'queued' AND {_WANTED}
+  ORDER BY heads.created_at, experiment_position, jobs.id LIMIT 1 FOR UPDATE OF jobs SKIP LOCKED),
 place AS (
-  SELECT min(slot) AS slot
-  FROM due JOIN experiments e ON e.id = due.experiment_id CROSS JOIN generate_series(0, e.parallelism - 1) slot
-  WHERE due.cancel_requested_at IS NULL AND NOT EXISTS (SELECT FROM jobs r
-    WHERE r.experiment_id = due.experiment_id AND r.status = 'running' AND r.experiment_slot = slot)),
-recorded AS (
+  SELECT (SELECT slot FROM due JOIN experiments e ON e.id = due.experiment_id
+      CROSS JOIN generate_series(0, e.parallelism - 1) slot
+    WHERE due.cancel_requested_at IS NULL AND NOT EXISTS (SELECT FROM jobs r
+      WHERE r.experiment_id = due.experiment_id AND r.status = 'running' AND r.experiment_slot = slot)
+    ORDER BY random() LIMIT 1) AS slot),
+recorded AS MATERIALIZED (
   SELECT id AS job_id, (SELECT count(*) FROM turns t WHERE t.job_id = due.id)
     + (SELECT count(*) FROM rollouts r WHERE r.job_id = due.id)
     + (SELECT count(*) FROM completions c WHERE c.job_id = due.id) AS n FROM due)

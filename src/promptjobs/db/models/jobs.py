@@ -68,6 +68,11 @@ class Job(Base):
         CheckConstraint(
             "status IN ('pending','queued','running','paused','succeeded','failed','cancelled')", name="status"
         ),
+        CheckConstraint(
+            "status <> 'running' OR experiment_id IS NULL OR experiment_slot IS NOT NULL"
+            " OR cancel_requested_at IS NOT NULL",
+            name="experiment_slot",
+        ),
         CheckConstraint("best_score BETWEEN 0 AND 1", name="best_score"),
         CheckConstraint("best_train_score BETWEEN 0 AND 1", name="best_train_score"),
         CheckConstraint("best_validation_score BETWEEN 0 AND 1", name="best_validation_score"),
@@ -97,6 +102,25 @@ class Job(Base):
             "experiment_slot",
             unique=True,
             postgresql_where=text("status = 'running' AND experiment_slot IS NOT NULL"),
+        ),
+        Index(
+            "ix_jobs_queue_alone",
+            "created_at",
+            "id",
+            postgresql_where=text("status = 'queued' AND experiment_id IS NULL"),
+        ),
+        Index(
+            "ix_jobs_queue_experiments",
+            "experiment_id",
+            "experiment_position",
+            postgresql_where=text("status = 'queued' AND experiment_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_jobs_queue_cancelled",
+            "created_at",
+            postgresql_where=text(
+                "status = 'queued' AND experiment_id IS NOT NULL AND cancel_requested_at IS NOT NULL"
+            ),
         ),
         Index("ix_jobs_parent_id", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
         {"postgresql_with": {"fillfactor": "50"}},
