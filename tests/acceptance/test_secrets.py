@@ -104,11 +104,15 @@ async def test_the_task_app_key_is_sealed_and_forgotten_when_the_job_is_over(api
 # --- every place where a secret can enter ----------------------------------------------------------------------------
 
 CONFIGS = "/api/prompt-learning/configs"
+EXPERIMENTS = "/api/experiments"
 NAME = re.compile(r"\{(\w+)\}")
+ONLY = {f"{EXPERIMENTS}/{{experiment_id}}/comparison": "first={first}&second={second}"}
+"""Queries without which a route answers nothing."""
 MORE = {
     f"{JOBS}/{{job_id}}/rollouts": ("include=calls",),
     f"{JOBS}/{{job_id}}/trials": ("include=rollouts",),
     f"{JOBS}/{{job_id}}/report": ("format=html", "format=markdown"),
+    f"{EXPERIMENTS}/{{experiment_id}}/results": ("format=csv", "format=markdown&variants=50", "compare=all"),
 }
 """Queries that show more than a route shows without them."""
 
@@ -153,6 +157,53 @@ async def leave_secrets(api: Api, put: Canaries, receiver: Receiver) -> str:
     return str(made["id"])
 
 
+async def run_experiment(api: Api, put: Canaries, task_app_url: str) -> tuple[Json, str]:
+    """An experiment with secrets in all of its places, when it is over; and what was answered when it was created."""
+    whole = config(task_app_url, {"task_app_api_key": put.put("experiment section"), "gepa.rollout.budget": 60})
+    whole |= {"task_app_api_key": put.put("experiment body"), "api_key": put.put("experiment unknown field")}
+    keys = [put.put("matrix first"), put.put("matrix second")]
+    sent = {
+        "name": "secrets",
+        "jobs": [{"config": whole, "metadata": {"password": put.put("experiment job metadata")}}],
+        "matrix": {"prompt_learning.task_app_api_key": keys},
+        "metadata": {"api_key": put.put("experiment metadata"), "deep": [{"secret": put.put("deep experiment")}]},
+    }
+    keyed = {"Idempotency-Key": "experiment"}
+    answers = [await api.http.post(EXPERIMENTS, json=sent, headers=keyed) for _ in range(2)]
+    answers.append(await api.http.post(f"{EXPERIMENTS}/estimate", json=sent))
+    assert all(answer.is_success for answer in answers), answers[0].text
+    path = f"{EXPERIMENTS}/{answers[0].json()['id']}"
+    said = [answer.text for answer in answers] + [(await api.http.get(f"{path}/events/stream", timeout=120)).text]
+    experiment: Json = (await api.http.get(path)).json()
+    assert experiment["counts"]["succeeded"] == 2, experiment["jobs"]
+    return experiment, "\n".join(said)
+
+
+def refused_experiments(job: Json, spaced: str, shown: str) -> list[Json]:
+    """spaced: a secret that is no key. shown: one that is part of an address."""
+    one = {"config": job}
+    key = "task_app_api_key"
+    matrices: list[Json] = [
+        {f"prompt_learning.{key}": [f" {spaced}"]},
+        {"prompt_learning": [{key: [spaced]}]},
+        {"prompt_learning.policy.api_key": [spaced, f"{spaced}2"]},
+        {"prompt_learning.policy": [{"api_key": spaced}]},
+        {"algorithm": [{"api_key": spaced}]},
+        {"model": [{"api_key": spaced}]},
+        {"prompt_learning.task_app_url": [f"http://user:{shown}@127.0.0.1:1"]},
+    ]
+    overrides: list[Json] = [
+        {key: {"value": spaced}},
+        {key: f" {spaced}"},
+        {f"prompt_learning.gepa.{key}": [spaced]},
+        {key: spaced.strip(" ."), f"prompt_learning.{key}": f"{spaced.strip(' .')}2"},
+        {"algorithm": {"api_key": spaced}},
+    ]
+    bodies: list[Json] = [{"jobs": [one], "matrix": matrix} for matrix in matrices]
+    bodies += [{"jobs": [{**one, "config_overrides": each}]} for each in overrides]
+    return [*bodies, {"jobs": [{**one, "label": [spaced]}]}, {"jobs": [{"config": spaced}]}, {"jobs": spaced}]
+
+
 async def refusals(api: Api, put: Canaries, task_app_url: str) -> str:
     """What is said about secrets in places where they cannot stand."""
     spaced, shown = put.put("key with spaces") + " .", put.put("userinfo")
@@ -171,6 +222,7 @@ async def refusals(api: Api, put: Canaries, task_app_url: str) -> str:
         ("POST", JOBS, {"algorithm": "gepa", "config_body": job, "overrides": {"task_app_api_key": f" {spaced}"}}),
         ("POST", JOBS, {"algorithm": "gepa", "config_body": config(f"http://user:{shown}@127.0.0.1:1")}),
         ("POST", JOBS, {"algorithm": "none", "config_body": {"task_app_api_key": spaced, "api_key": spaced}}),
+        *(("POST", EXPERIMENTS, {"name": "x", **each}) for each in refused_experiments(job, spaced, shown)),
     ]
     said = []
     for number, (method, path, body) in enumerate(bodies):
@@ -194,10 +246,11 @@ async def walked(api: Api, ids: Json, metrics_key: str) -> Json:
     for path, methods in described["paths"].items():
         if "get" not in methods:
             continue
-        for query in ("limit=200", *MORE.get(path, ())):
+        named = ids | ({"plot": "score-by-group"} if path.startswith(EXPERIMENTS) else {})
+        for query in (ONLY.get(path, "limit=200"), *MORE.get(path, ())):
             headers = {"X-API-Key": metrics_key} if path == "/metrics" else {}
-            filled = NAME.sub(lambda name: str(ids[name[1]]), path)
-            answer = await api.http.get(f"{filled}?{query}", headers=headers)
+            filled = NAME.sub(lambda name, named=named: str(named[name[1]]), path)
+            answer = await api.http.get(f"{filled}?{query.format(**ids)}", headers=headers)
             assert answer.status_code == 200, (path, answer.text)
             found[f"{path}?{query}"] = f"{answer.headers} {answer.text}"
     return found
@@ -257,6 +310,7 @@ async def test_no_secret_comes_out_wherever_it_was_put_in(
                 f"{JOBS}/{job_id}/fork", json={"task_app_api_key": put.put("fork"), "auto_start": False}, headers=keyed
             )
             assert forked.is_success, forked.text
+            experiment, told_of_experiment = await run_experiment(api, put, ports.task_app_url)
             [delivered] = (await receiver.count(1))[:1]
             tokens = {visit.url.split("/v1/")[1].split("/")[0] for visit in app.visits}
             for number, token in enumerate(sorted(tokens)):
@@ -270,6 +324,10 @@ async def test_no_secret_comes_out_wherever_it_was_put_in(
                 "webhook_id": webhook_id,
                 "delivery_id": delivered.id,
                 "name": "saved",
+                "plot": "learning-curve",
+                "experiment_id": experiment["id"],
+                "first": experiment["jobs"][0]["job_id"],
+                "second": experiment["jobs"][1]["job_id"],
             }
             texts = await walked(api, ids, metrics_key)
             fork_id = forked.json()["job_id"]
@@ -278,7 +336,8 @@ async def test_no_secret_comes_out_wherever_it_was_put_in(
                 for path in ("", "/config", "/events")
             }
     # The keys with which the service calls others have to be right, or nothing was looked for.
-    assert {visit.request.headers["X-API-Key"] for visit in app.visits} == {put.secrets["overrides"]}
+    right = {put.secrets[place] for place in ("overrides", "matrix first", "matrix second")}
+    assert {visit.request.headers["X-API-Key"] for visit in app.visits} == right
     assert {asked.request.headers["Authorization"] for asked in model.asked} == {
         f"Bearer {put.secrets['own provider key']}"
     }
@@ -287,6 +346,7 @@ async def test_no_secret_comes_out_wherever_it_was_put_in(
         "refusals": refused,
         "created": "".join(answer.text for answer in created),
         "forked": forked.text,
+        "experiment": told_of_experiment,
         "messages": "".join(f"{received.headers} {received.body.decode()}" for received in receiver.received),
         "database": await all_text(database),
         "log": service.log.read_text(),

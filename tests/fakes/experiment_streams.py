@@ -13,11 +13,12 @@ from sqlalchemy import update
 from promptjobs.api.app import EXPERIMENTS_PATH
 from promptjobs.db import events, experiments, job_commands
 from promptjobs.db.experiments import NewExperiment
-from promptjobs.db.job_commands import NewJob, Place
+from promptjobs.db.job_commands import Place
 from promptjobs.db.jobs import JobStatus
 from promptjobs.db.models import Job
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import writing
+from tests.fakes.queued_jobs import queued_job
 from tests.fakes.served import Received, Served, receive
 
 numbers = itertools.count(1)
@@ -69,24 +70,8 @@ async def written_experiment(database: Database, jobs: int) -> Running:
         for position, job_id in enumerate(ids, 1):
             label = f"job \u2028 {position}" if position == 1 else f"job {position}"
             place = Place(experiment_id, position, label, "all", "{}")
-            await job_commands.create(connection, _new_job(job_id, place))
+            await job_commands.create(connection, queued_job(job_id, place))
     return Running(database, experiment_id, ids)
-
-
-def _new_job(job_id: str, place: Place) -> NewJob:
-    return NewJob(
-        id=job_id,
-        algorithm="gepa",
-        status=JobStatus.QUEUED,
-        config="{}",
-        config_sent="{}",
-        warnings="[]",
-        metadata="{}",
-        task_app_key=None,
-        event_message="Created",
-        event_data="{}",
-        place=place,
-    )
 
 
 Http = httpx.AsyncClient

@@ -26,6 +26,7 @@ async def gathered(database: Database, organisation: str, job_ids: Sequence[str]
                 "experiment_label": f"number {position}",
                 "experiment_group": f"number {position}",
                 "experiment_settings": "{}",
+                "experiment_slot": position - 1,
             }
             await connection.execute(update(Job).where(Job.id == job_id).values(**place))
     return experiment_id

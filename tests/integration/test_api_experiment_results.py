@@ -31,7 +31,7 @@ async def experiment_of(database: Database, places: Sequence[tuple[str, str, Map
     for position, (job_id, group, settings) in enumerate(places, 1):
         await connection.execute(
             "UPDATE jobs SET experiment_id = $2, experiment_position = $3, experiment_label = $4, "
-            "experiment_group = $5, experiment_settings = $6 WHERE id = $1",
+            "experiment_group = $5, experiment_settings = $6, experiment_slot = $3 - 1 WHERE id = $1",
             *(job_id, EXPERIMENT, position, f"job {position}", group, orjson.dumps(settings).decode()),
         )
     await connection.close()

@@ -209,11 +209,15 @@ async def test_jobs_are_compared_on_the_last_set_that_any_has_reached(
 
 
 @slow
-async def test_before_any_test_jobs_are_compared_by_their_search(database: Database) -> None:
-    running = await searched_job(database)
+async def test_before_any_test_jobs_are_compared_by_their_search_as_the_results_are(
+    client: httpx.AsyncClient, database: Database
+) -> None:
+    running = await recorded_search(database, "one_lane_train", turns=40)
     experiment_id = await gathered(database, "default", [running.job_id])
+    [row] = (await client.get(f"{EXPERIMENTS_PATH}/{experiment_id}/results")).json()["jobs"]
+    assert row["eval_set"] == "search"
     bars: GroupBars = await figures_of_experiment(database, experiment_id, ExperimentPlot.SCORE_BY_GROUP)
-    assert [(row.scores, row.mean) for row in bars.rows] == [((0.75,), 0.75)]
+    assert [(each.scores, each.baselines) for each in bars.rows] == [((row["best_score"],), (row["baseline_score"],))]
     assert "search" in bars.score_label
 
 

@@ -18,6 +18,12 @@ pytestmark = pytest.mark.slow
 HOSTILE = "<script>alert(1)</script>\n```\n[x](javascript:alert(1))\n`````\n<img src=x onerror=alert(1)>"
 
 
+STEERED_BY_THREE = {
+    "prompt_learning.gepa.evaluation.train_seeds": [10, 11, 12, 13],
+    "prompt_learning.gepa.evaluation.validation_seeds": [1, 2, 3],
+}
+
+
 def report_of(job_id: str, query: str = "") -> str:
     return f"{JOBS_PATH}/{job_id}/report{query}"
 
@@ -49,10 +55,10 @@ async def test_a_finished_job_is_reported_by_what_it_has_published(
 
 
 async def test_a_job_that_goes_on_is_reported_as_it_stands(client: httpx.AsyncClient, database: Database) -> None:
-    job = await searched_job(database)
+    job = await searched_job(database, overrides=STEERED_BY_THREE)
     text = (await client.get(report_of(job.job_id))).text
     assert "**The job is running: these are its figures so far.**" in text
-    assert "| search | 0.250 (0.000 to 1.000, n = 2) | 0.750 (0.000 to 1.000, n = 2) | +0.500" in text
+    assert "| validation | 0.250 (0.000 to 1.000, n = 2) | 0.750 (0.000 to 1.000, n = 2) | +0.500" in text
     assert "rests on 2 seeds only" in text
     assert "Answer with care." in text
     assert "| 8 | 0.750 | 1 |" in text

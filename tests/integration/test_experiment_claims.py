@@ -11,29 +11,17 @@ import pytest
 from promptjobs.db import experiments, job_commands, leases
 from promptjobs.db.experiments import ExperimentStatus, NewExperiment
 from promptjobs.db.job_commands import NewJob, Place
-from promptjobs.db.jobs import JobStatus
 from promptjobs.db.leases import Claim
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import reading, writing
 from promptjobs.errors.experiments import ExperimentConflict, ExperimentNotFound, JobInExperiment
+from tests.fakes.queued_jobs import queued_job
 
 numbers = itertools.count(1)
 
 
 def new_job(place: Place | None = None) -> NewJob:
-    return NewJob(
-        id=f"pl_{next(numbers):032x}",
-        algorithm="gepa",
-        status=JobStatus.QUEUED,
-        config="{}",
-        config_sent="{}",
-        warnings="[]",
-        metadata="{}",
-        task_app_key=None,
-        event_message="Created",
-        event_data="{}",
-        place=place,
-    )
+    return queued_job(f"pl_{next(numbers):032x}", place)
 
 
 async def new_experiment(database: Database, parallelism: int, jobs: int) -> tuple[str, list[str]]:

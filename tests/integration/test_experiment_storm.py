@@ -18,12 +18,12 @@ import pytest
 from promptjobs.db import experiments, job_commands, leases
 from promptjobs.db.experiments import NewExperiment
 from promptjobs.db.job_commands import NewJob, Place
-from promptjobs.db.jobs import JobStatus
 from promptjobs.db.publishing import Ending, end_job
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import writing
 from promptjobs.errors import JobConflict, JobNotFound, LeaseLost
 from promptjobs.errors.experiments import ExperimentConflict, ExperimentNotFound
+from tests.fakes.queued_jobs import queued_job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -47,19 +47,7 @@ ENDED = Ending("succeeded", "budget", None, "prompt.learning.gepa.complete", "do
 
 
 def new_job(place: Place) -> NewJob:
-    return NewJob(
-        id=f"pl_{10**9 - next(numbers):032}",
-        algorithm="gepa",
-        status=JobStatus.QUEUED,
-        config="{}",
-        config_sent="{}",
-        warnings="[]",
-        metadata="{}",
-        task_app_key=None,
-        event_message="Created",
-        event_data="{}",
-        place=place,
-    )
+    return queued_job(f"pl_{10**9 - next(numbers):032}", place)
 
 
 async def new_experiment(database: Database, parallelism: int) -> tuple[str, list[str]]:

@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, select, text
 from promptjobs.db.models import BalanceRow
 from promptjobs.db.session import Database
 from promptjobs.db.statements import Statement
-from promptjobs.db.transactions import driver_of, reading, whole, writing
+from promptjobs.db.transactions import at_one_moment, driver_of, reading, whole, writing
 
 INSERT = "INSERT INTO balances(organisation, usd) VALUES ($1, 5)"
 BY_NAME = select(BalanceRow.organisation, BalanceRow.usd).where(BalanceRow.organisation == bindparam("name"))
@@ -79,6 +79,16 @@ async def test_a_task_that_is_cancelled_leaves_no_transaction_to_the_next(single
     async with reading(single) as connection:
         assert not (await driver_of(connection)).is_in_transaction()
     assert await names(single) == []
+
+
+async def test_at_one_moment_nothing_changes_between_two_reads(database: Database) -> None:
+    await add(database, "a")
+    async with at_one_moment(database) as connection:
+        first = (await connection.execute(select(BalanceRow.organisation))).scalars().all()
+        await add(database, "b")
+        again = (await connection.execute(select(BalanceRow.organisation))).scalars().all()
+    assert first == again == ["a"]
+    assert await names(database) == ["a", "b"]
 
 
 async def test_a_statement_finds_what_its_query_finds_and_wants_all_of_its_values(single: Database) -> None:

@@ -235,18 +235,33 @@ def test_a_deleted_experiment_is_told(service: respx.MockRouter):
     assert json.loads(as_json.stdout) == {"experiment_id": EXPERIMENT, "deleted": True}
 
 
-GONE = httpx.Response(404, json={"code": "experiment_not_found", "detail": "there is no experiment"})
+GONE = httpx.Response(404, json={"code": "experiment_not_found", "detail": "there is no experiment 'pl_1'"})
+RUNS = httpx.Response(409, json={"code": "experiment_conflict", "detail": "it is running"})
 
 
 @pytest.mark.parametrize(
-    ("command", "answer", "code"),
-    [("watch", GONE, 2), ("results", GONE, 2), ("status", httpx.ConnectError("Connection refused"), 3)],
+    ("command", "answer", "code", "told"),
+    [
+        ("watch", GONE, 2, "This is the id of a job"),
+        ("results", GONE, 2, "This is the id of a job"),
+        ("delete", RUNS, 2, "cancel it first"),
+        ("status", httpx.ConnectError("Connection refused"), 3, "Start one with"),
+    ],
 )
-def test_a_refused_command_is_one_line_on_stderr(service: respx.MockRouter, command: str, answer: Any, code: int):
-    for route in (service.get(ONE_URL), service.get(RESULTS)):
+def test_a_refused_command_is_one_line_that_says_what_to_do(
+    service: respx.MockRouter, command: str, answer: Any, code: int, told: str
+):
+    for route in (service.get(ONE_URL), service.delete(ONE_URL), service.get(RESULTS)):
         route.mock(side_effect=[answer] * 5)
     result = call(command, EXPERIMENT, "--url", URL)
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (code, "", 1)
+    assert told in result.stderr
+
+
+def test_the_config_of_a_job_is_told_to_be_no_experiment(service: respx.MockRouter, file: str):
+    result = call("submit", str(Path(file).with_name("job.toml")), "--url", URL)
+    assert (result.exit_code, service.calls.call_count) == (2, 0)
+    assert "`promptjobs run` takes it" in result.stderr
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -304,6 +319,38 @@ def test_jobs_without_a_result_are_shown_with_the_reason():
     assert "The baseline stays the best prompt of job 4." in told
     assert re.search(r" 2 .* failed, error", told)
     assert re.search(r" 3 .* queued", told)
+
+
+def test_jobs_with_the_same_note_share_a_line():
+    told = printed(results(jobs=[row(each, note="figures so far") for each in (1, 2, 3)]))
+    assert "1, 2, 3: figures so far\n" in told
+
+
+def test_a_lift_that_rests_on_fewer_seeds_than_the_scores_says_so():
+    test = row(1)["test"]
+    fewer = test | {"difference": test["difference"] | {"n": 8}}
+    told = printed(results(jobs=[row(1, test=fewer), row(2)]))
+    assert "1: the lift is over the 8 seeds on which baseline and best both have a score\n" in told
+    assert "2: the lift" not in told
+
+
+def test_a_group_with_a_job_without_a_score_says_of_how_many_its_scores_are():
+    told = printed(results(groups=[group(GROUPS[0], best=spread(0.5, None, 1)), group(GROUPS[1])]))
+    assert "A: scores of 1 of its 2 jobs; the others have none on test seeds" in told
+    assert "B: scores" not in told
+
+
+def test_a_job_that_has_no_score_has_not_kept_its_baseline():
+    failed = row(1, status="failed", error="all failed", best_score=None, eval_set=None, is_baseline_best=True)
+    told = printed(results(jobs=[failed], groups=[]))
+    assert "baseline stays" not in told
+    assert "Scores are means" not in told
+
+
+def test_the_job_that_scored_highest_is_one_with_held_out_scores(service: respx.MockRouter):
+    lucky = row(2, eval_set="search", best_score=0.99, search=row(2)["test"], test=None)
+    service.get(RESULTS).respond(json=results(jobs=[row(1), lucky]))
+    assert f"promptjobs show {job_id(1)} " in call("watch", EXPERIMENT, "--url", URL).stdout
 
 
 def test_a_difference_on_one_seed_has_no_interval():

@@ -64,6 +64,10 @@ def test_rules_are_no_wider_than_a_narrow_terminal_where_the_output_has_no_width
         ({"test": measured(9, low=-0.5, high=-0.1)}, "on 9 held-out test seeds, clearly worse"),
         ({"is_baseline_best": True}, "No candidate was better than the baseline"),
         ({"test": None, "validation_summary": None, "train": None}, "was not measured beside the baseline"),
+        (
+            {"test": None, "validation_summary": None, "train": None, "is_baseline_best": True},
+            "Nothing was measured: the prompt is the one it started from",
+        ),
     ],
 )
 def test_verdict_rests_on_the_most_trustworthy_seeds(changes: dict[str, Any], told: str):

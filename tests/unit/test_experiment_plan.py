@@ -13,7 +13,8 @@ from tests.fakes.config_bodies import PROMPT, body, mipro_body
 from tests.fakes.experiments import two_search_config
 
 from promptjobs.core.config import resolve
-from promptjobs.core.experiment_plan import MAX_BYTES, MAX_LABEL, MAX_OVERRIDES, PlannedJob, expand, loaded, plan
+from promptjobs.core.experiment_drafts import MAX_LABEL, expand, loaded
+from promptjobs.core.experiment_plan import MAX_BYTES, MAX_OVERRIDES, PlannedJob, plan
 from promptjobs.errors import InvalidConfig, InvalidRequest, MiproConfigurationError, NotYetSupported
 from promptjobs.errors.experiments import OverrideIneffective
 
@@ -43,7 +44,9 @@ BOTH: Job = {"config": two_search_config()}
 
 @given(
     st.lists(st.sampled_from("abc"), min_size=1, max_size=4),
-    st.dictionaries(st.text("xyz", min_size=1), st.lists(st.integers(), min_size=1, max_size=4), max_size=3),
+    st.dictionaries(
+        st.text("xyz", min_size=1), st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True), max_size=3
+    ),
 )
 def test_every_job_is_combined_with_every_value_and_the_last_key_varies_fastest(
     names: list[str], matrix: dict[str, list[int]]
@@ -212,10 +215,16 @@ def test_no_secret_is_in_a_label_a_setting_a_group_or_a_refusal() -> None:
     assert "test-key" not in json.dumps([str(refused.value), refused.value.facts])
 
 
+@pytest.mark.parametrize("values", [[1, 1], [{"a": 1, "b": 2}, {"b": 2, "a": 1}], ["x", "y", "x"]])
+def test_a_value_that_stands_twice_is_refused(values: list[Any]) -> None:
+    with pytest.raises(InvalidRequest, match="expected values that differ"):
+        expand([GEPA], {"seed": values}, MOST)
+
+
 LABELS = st.none() | st.sampled_from(["gepa", "gepa (2)", "gepa · seed=1", "a", "é · x"])
 
 
-@given(st.lists(LABELS, min_size=1, max_size=5), st.lists(st.integers(0, 2), max_size=3))
+@given(st.lists(LABELS, min_size=1, max_size=5), st.lists(st.integers(0, 2), max_size=3, unique=True))
 @settings(max_examples=25, deadline=None)
 def test_labels_are_unique_and_a_clients_own_stays_where_nothing_varies(
     given_labels: list[str | None], seeds: list[int]

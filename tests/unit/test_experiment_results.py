@@ -21,9 +21,11 @@ from promptjobs.core.experiment_comparisons import (
     compared,
     leading,
 )
-from promptjobs.core.experiment_results import JobResult, SeedSet, Summary, Variant, groups_of, row_json, seed_sets
+from promptjobs.core.experiment_groups import Summary, groups_of
+from promptjobs.core.experiment_results import JobResult, Variant, row_json
 from promptjobs.core.experiment_tables import results_csv, results_markdown
 from promptjobs.core.result import Measured
+from promptjobs.core.seed_sets import SeedSet, seed_sets
 from promptjobs.core.verdict import paired_difference, score_estimate
 from promptjobs.db.experiment_variants import Ranked, within
 
@@ -100,6 +102,7 @@ def test_what_is_not_known_is_null_and_a_note_says_why() -> None:
         (job(5, status="running", is_over=False), "figures so far"),
         (job(6, unpriced_calls=3), "the price of 3 calls is not known"),
         (job(7, measured={SEARCH: Measured(9, scored(0.5), scored(0.5))}), "no held-out seeds were measured"),
+        (job(7, measured={VALIDATION: Measured(9, scored(0.5), scored(0.5))}), "no held-out seeds were measured"),
         (job(8, measured={TEST: Measured(9, scored(0.5), {})}), "the baseline has no score on these seeds"),
         (job(9), None),
     ):
@@ -167,6 +170,14 @@ def test_the_leader_is_compared_with_all_others_and_all_pairs_count() -> None:
     assert len(compare_jobs(jobs, Compare.ALL)) == 6
     assert compare_jobs(jobs, Compare.NONE) == []
     assert compare_jobs(jobs[-1:], Compare.LEADER) == []
+
+
+def test_a_pair_has_the_same_figures_whichever_pairs_are_shown() -> None:
+    jobs = [on_test(at, scored(mean)) for at, mean in enumerate((0.9, 0.6, 0.5, 0.2), 1)]
+    of_all = [each.to_json() for each in compare_jobs(jobs, Compare.ALL)]
+    of_leader = [each.to_json() for each in compare_jobs(jobs, Compare.LEADER)]
+    assert len(of_leader) == 3
+    assert all(each in of_all for each in of_leader)
 
 
 def test_equals_have_no_winner_and_the_first_of_them_leads() -> None:
@@ -321,6 +332,6 @@ def test_the_page_tells_jobs_groups_comparisons_and_prompts_and_nothing_is_not_a
 def test_a_page_of_nothing_says_so() -> None:
     nothing = job(1, measured={}, seconds=None, status="queued", is_over=False, best_id=None, finish_reason=None)
     page = results_markdown(ExperimentResults.of(EXPERIMENT, [nothing], Compare.ALL))
-    assert "Nothing is measured yet." in page
+    assert "Nothing has been measured." in page
     assert "it has not started" in page
     assert "compared" not in page

@@ -13,7 +13,8 @@ from promptjobs.core.config import resolve
 from promptjobs.core.config_body import KEY, SERVERS_KEY
 from promptjobs.core.config_fields import ALGORITHMS, TABLE_OF
 from promptjobs.core.config_support import SECTION, FieldSupport, FieldType
-from promptjobs.core.experiment_plan import expand, loaded, plan
+from promptjobs.core.experiment_drafts import expand, loaded
+from promptjobs.core.experiment_plan import plan
 from promptjobs.core.override_places import CHECKS, PLACE_OF
 from promptjobs.errors import InvalidRequest
 from promptjobs.errors.experiments import OverrideIneffective

@@ -320,7 +320,7 @@ def test_the_command_refuses_files_that_tell_no_format_before_it_asks(arguments:
 
 @respx.mock
 def test_the_command_says_how_plots_are_installed_and_what_is_not_found() -> None:
-    detail = "this service draws no plots: install it with its extra, pip install 'promptjobs[plots]'"
+    detail = "this service draws no plots: pip install 'promptjobs[plots]' where it runs, and start it again"
     respx.get(PLOTS_URL).respond(501, json={"code": "plots_not_installed", "detail": detail})
     respx.get(f"{PLOTS_URL}/x").respond(404, json={"code": "plot_not_found", "detail": "there is no plot 'x'"})
     missing, unknown = call(JOB), call(JOB, "--name", "x")

@@ -113,7 +113,9 @@ def test_doubts_are_told() -> None:
     one = doubtful(figures=[figures("validation", {1: 1.0}, {1: 0.5})])
     assert "it may be chance" in one
     assert "rests on 1 seed only" in one
-    assert "No seeds were held out" in doubtful(figures=[replace(CLEAR, name="search")])
+    for alone in ("search", "validation"):
+        assert "No seeds were held out" in doubtful(figures=[replace(CLEAR, name=alone)])
+    assert "No seeds were held out" not in doubtful(figures=[replace(CLEAR, name="search"), CLEAR])
     assert "30 of 200 rollouts failed" in doubtful(failures={"task_app_error": 30})
     assert "The price of some calls is not known" in doubtful(spending=[SpendingLine("policy", 0.0, 9, 3, 1)])
 

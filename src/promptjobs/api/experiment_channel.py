@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import orjson
 
 from promptjobs.api.channel import CHUNK_BYTES, RECENT_BYTES, RECENT_EVENTS, Bell, on_one_line
+from promptjobs.api.experiment_wire import counts_json
 from promptjobs.api.wire import event_json
 from promptjobs.db.events import EventRow
 from promptjobs.db.experiment_events import Member
@@ -52,7 +53,7 @@ class Ending:
 
     @staticmethod
     def of(row: ExperimentRow) -> "Ending":
-        counts = {status.value: row.counts.get(status, 0) for status in JobStatus}
+        counts = counts_json(row)
         succeeded = counts[JobStatus.SUCCEEDED]
         kind = f"experiment.{row.status}"
         data = {

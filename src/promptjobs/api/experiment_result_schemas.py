@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from promptjobs.api.parameters import EXAMPLE_EXPERIMENT, EXAMPLE_ID
 from promptjobs.api.schemas import Answer, ChatMessage
 from promptjobs.core.comparison import Method
-from promptjobs.core.experiment_results import SeedSet
+from promptjobs.core.seed_sets import SeedSet
 from promptjobs.db.experiments import ExperimentStatus
 from promptjobs.db.jobs import JobStatus
 

@@ -8,14 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from promptjobs.api.job_schemas import EXAMPLE_CREATE, EXAMPLE_TIME, EstimatedCost, EstimatedCount, EstimateObject
 from promptjobs.api.parameters import EXAMPLE_EXPERIMENT, EXAMPLE_ID
 from promptjobs.api.schemas import Answer, EventObject
+from promptjobs.core.experiment_drafts import MAX_LABEL, MAX_VALUES
 from promptjobs.db.experiments import MAX_JOBS, ExperimentStatus
 from promptjobs.db.jobs import JobStatus
+from promptjobs.jobs.experiments import MAX_PARALLELISM
 
 MAX_NAME = 200
 MAX_DESCRIPTION = 2_000
-MAX_PARALLELISM = 64
-MAX_VALUES = 50
-"""Of one key of a matrix: more in all than there may be jobs are refused when they are counted."""
 
 EXAMPLE_BODY: dict[str, Any] = {
     "name": "Which model, which minibatch",
@@ -136,7 +135,7 @@ class NewExperimentJob(BaseModel):
         default=None,
         description="Its name in the experiment, where no other has it.",
         min_length=1,
-        max_length=MAX_NAME,
+        max_length=MAX_LABEL,
     )
     metadata: dict[str, Any] | None = Field(default=None, description="As that of a job.")
 
@@ -258,8 +257,8 @@ class ExperimentObject(Answer):
     name: str
     description: str | None
     status: ExperimentStatus = Field(
-        description="Over: cancelled where it was asked for, or nothing else has happened to its jobs; else completed"
-        " where a job has succeeded, else failed."
+        description="Over: cancelled where that was asked for and has ended a job, or is all that has happened to its"
+        " jobs; else completed where a job has succeeded, else failed."
     )
     parallelism: int
     num_jobs: int

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from sse_starlette import EventSourceResponse
 
 from promptjobs.api.experiment_channel import Ending, ExperimentChannel, Merged, Seqs, chunk_of
+from promptjobs.api.outages import read_at_last
 from promptjobs.api.stream_readers import CONNECTED, Reader, Readers
 from promptjobs.db import events, experiment_events, experiments
 from promptjobs.db.session import Database
@@ -81,20 +82,22 @@ class ExperimentStreams:
                     del self._experiments[job_id]
 
     async def _opened(self, experiment_id: str) -> ExperimentChannel:
-        while True:
-            with contextlib.suppress(DatabaseUnavailable):
-                async with reading(self._database) as connection:
-                    return ExperimentChannel(experiment_id, await experiment_events.members(connection, experiment_id))
-            await asyncio.sleep(self._readers.timing.retry_most)
+        members = await read_at_last(
+            self._database,
+            self._readers.timing.retry_most,
+            lambda connection: experiment_events.members(connection, experiment_id),
+        )
+        return ExperimentChannel(experiment_id, members)
 
     async def _stored(self, channel: ExperimentChannel, position: int, sent: Seqs) -> list[Merged]:
-        """A page from the database. An outage is waited for: clients take a stream's end for the experiment's."""
-        while True:
-            with contextlib.suppress(DatabaseUnavailable):
-                async with reading(self._database) as connection:
-                    job_id, seq = channel.jobs[position], sent.get(position, 0)
-                    return channel.merged(await events.read_after(connection, job_id, seq, PAGE_EVENTS))
-            await asyncio.sleep(self._readers.timing.retry_most)
+        """A page from the database."""
+        job_id, seq = channel.jobs[position], sent.get(position, 0)
+        rows = await read_at_last(
+            self._database,
+            self._readers.timing.retry_most,
+            lambda connection: events.read_after(connection, job_id, seq, PAGE_EVENTS),
+        )
+        return channel.merged(rows)
 
     # --- the database's side ---
 

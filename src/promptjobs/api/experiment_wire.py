@@ -1,5 +1,6 @@
 """Experiments as the JSON that clients read; what their jobs show is derived from rows, and stored nowhere else."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,8 @@ class Standing:
 async def experiment_objects(connection: AsyncConnection, rows: Sequence[ExperimentRow]) -> list[Json]:
     """As in lists: without their jobs."""
     standings = await _read(connection, [row.id for row in rows])
-    return [experiment_object(row, standings[row.id]) for row in rows]
+    # In a thread, here and below: their configs may be megabytes together, and others are served meanwhile.
+    return await asyncio.to_thread(lambda: [experiment_object(row, standings[row.id]) for row in rows])
 
 
 async def experiment_with_jobs(connection: AsyncConnection, view: ExperimentView) -> Json:
@@ -37,8 +39,12 @@ async def experiment_with_jobs(connection: AsyncConnection, view: ExperimentView
     standing = (await _read(connection, [view.row.id]))[view.row.id]
     told = await read_last(connection, [job.id for job in view.jobs])
     by_id = {job.job_id: job for job in standing.open}
-    jobs = [experiment_job(job, by_id.get(job.id), told.get(job.id)) for job in view.jobs]
-    return {**experiment_object(view.row, standing), "jobs": jobs}
+
+    def written() -> Json:
+        jobs = [experiment_job(job, by_id.get(job.id), told.get(job.id)) for job in view.jobs]
+        return {**experiment_object(view.row, standing), "jobs": jobs}
+
+    return await asyncio.to_thread(written)
 
 
 async def _read(connection: AsyncConnection, ids: Sequence[str]) -> Mapping[str, Standing]:
@@ -75,7 +81,7 @@ def experiment_object(row: ExperimentRow, standing: Standing) -> Json:
         "status": row.status,
         "parallelism": row.parallelism,
         "num_jobs": row.num_jobs,
-        "counts": {status.value: row.counts.get(status, 0) for status in JobStatus},
+        "counts": counts_json(row),
         "progress_pct": 100 * done / row.num_jobs if row.num_jobs else 0.0,
         "eta_seconds": _eta_seconds(row, standing, courses),
         "total_tokens": totals.tokens,
@@ -87,6 +93,11 @@ def experiment_object(row: ExperimentRow, standing: Standing) -> Json:
         "cancel_requested_at": row.cancel_requested_at,
         "metadata": orjson.Fragment(row.metadata),
     }
+
+
+def counts_json(row: ExperimentRow) -> dict[str, int]:
+    """Its jobs by status, every status among them."""
+    return {status.value: row.counts.get(status, 0) for status in JobStatus}
 
 
 def _eta_seconds(row: ExperimentRow, standing: Standing, courses: Sequence[Course]) -> float | None:

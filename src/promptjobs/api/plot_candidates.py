@@ -10,7 +10,7 @@ from promptjobs.core.trial import Phase
 from promptjobs.db import candidates, plot_data, seed_scores
 from promptjobs.db.archive import ArchiveMember, read_archive
 from promptjobs.db.plot_data import PlottedTrial
-from promptjobs.db.seed_scores import ByPhase, Cost, PhaseScores, search_scores
+from promptjobs.db.seed_scores import ByPhase, Cost, PhaseScores, all_scores, search_scores
 from promptjobs.plots.figures import CostPoint, CostScatter, FrontMap, FrontRow
 
 MAX_ROWS = 24
@@ -59,8 +59,8 @@ async def _rows(
     rows = [(f"candidate {m.candidate.n} · {m.score:.3f}", found) for m, found in zip(members, known, strict=True)]
     seeds = {seed for found in known for seed in found}
     for other in others:
-        every = {seed: score for each in scores[other].values() for seed, score in each.scores.items()}
-        rows.append(("baseline", {seed: score for seed, score in every.items() if seed in seeds}))
+        known_of_it = all_scores(scores[other]).items()
+        rows.append(("baseline", {seed: score for seed, score in known_of_it if seed in seeds}))
     return rows
 
 

@@ -6,24 +6,27 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.api.plot_facts import NO_BEST, JobFacts
-from promptjobs.core.trial import Phase
+from promptjobs.core.result import Measured
+from promptjobs.core.seed_sets import SeedSet, measured_sets
 from promptjobs.core.verdict import Estimate, paired_difference
 from promptjobs.db import candidates, seed_scores
-from promptjobs.db.seed_scores import PhaseScores, search_scores
 from promptjobs.plots.figures import Differences, Distribution, SeedScores
 
-SETS = {Phase.TEST: "test", Phase.VALIDATION: "validation"}
-SEARCH = "search"
 SAME = "no candidate is better: the best is the baseline"
 
 
 @dataclass(frozen=True, slots=True)
 class SetPair:
-    """Best and baseline on the seeds of a set that both have a score on."""
+    """Best and baseline on the seeds of a set that both have a score on, in the order of the seeds."""
 
-    name: str
+    name: SeedSet
     best: Mapping[int, float]
     baseline: Mapping[int, float]
+
+    @staticmethod
+    def of(name: SeedSet, measured: Measured) -> "SetPair":
+        seeds = sorted(measured.best.keys() & measured.baseline.keys())
+        return SetPair(name, {s: measured.best[s] for s in seeds}, {s: measured.baseline[s] for s in seeds})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +44,12 @@ async def _compared(connection: AsyncConnection, facts: JobFacts) -> Compared:
     if baseline is None or best_id is None:
         return Compared()
     scores = await seed_scores.read_scores(connection, facts.job_id, [best_id, baseline.candidate_id])
-    ours, theirs = scores[best_id], scores[baseline.candidate_id]
-    none = PhaseScores()
-    held_out = [_pair(name, ours.get(phase, none), theirs.get(phase, none)) for phase, name in SETS.items()]
-    searched = _pair(SEARCH, search_scores(ours), search_scores(theirs))
-    found = [each for each in held_out if each.best] or ([searched] if searched.best else [])
-    return Compared(found, best_id == baseline.candidate_id)
-
-
-def _pair(name: str, best: PhaseScores, baseline: PhaseScores) -> SetPair:
-    seeds = sorted(best.scores.keys() & baseline.scores.keys())
-    return SetPair(name, {s: best.scores[s] for s in seeds}, {s: baseline.scores[s] for s in seeds})
+    ours, theirs = (seed_scores.all_scores(scores[each]) for each in (best_id, baseline.candidate_id))
+    measured = measured_sets(facts.state.config, ours, theirs)
+    pairs = [SetPair.of(name, measured[name]) for name in reversed(SeedSet) if name in measured]
+    found = [pair for pair in pairs if pair.best]
+    held_out = [pair for pair in found if pair.name is not SeedSet.SEARCH]
+    return Compared(held_out or found, best_id == baseline.candidate_id)
 
 
 async def distribution(connection: AsyncConnection, facts: JobFacts) -> Distribution:
@@ -79,5 +77,5 @@ async def differences(connection: AsyncConnection, facts: JobFacts) -> Differenc
 def _shown(found: Estimate | None) -> str:
     if found is None:
         return "unknown"
-    interval = "" if found.low is None or found.high is None else f" (95 %: {found.low:+.3f} to {found.high:+.3f})"
-    return f"{found.mean:+.3f}{interval}"
+    span = found.span("+.3f")
+    return f"{found.mean:+.3f}" + ("" if span is None else f" (95 %: {span})")

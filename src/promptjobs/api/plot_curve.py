@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.api.plot_facts import FULL_SHARE, NOT_BEGUN, JobFacts
@@ -19,7 +20,7 @@ async def learning_curve(connection: AsyncConnection, facts: JobFacts) -> Learni
     """The test is left out: it comes once, at the end, and steers nothing."""
     trials = await plot_data.read_trials(connection, facts.job_id)
     told = await results.read_curve(connection, facts.job_id)
-    steps = [step for step in (plot_data.curve_point(event.data) for event in told) if step is not None]
+    steps = [step for event in told if (step := results.curve_step(orjson.loads(event.data))) is not None]
     progress = facts.state.progress or {}
     search = facts.state.config[facts.standing.algorithm]
     found = Evaluations(search.get("front_seeds"))

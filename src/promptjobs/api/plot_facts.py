@@ -1,4 +1,4 @@
-"""What all plots of a job are headed with, and what they say where there is nothing to show."""
+"""What plots are headed with, and what those of a job say where there is nothing to show."""
 
 from dataclasses import dataclass
 
@@ -19,6 +19,13 @@ FULL_SHARE = 0.8
 SHOWN_ID = 11
 
 
+def headed(title: str, about: str, note: str, nothing: str | None, *, is_over: bool) -> Heading:
+    """about: what is drawn, and how it stands. nothing: why there is nothing to show, if so."""
+    if nothing is not None:
+        nothing = f"Nothing to show: {nothing}." if is_over else f"Nothing to show yet: {nothing} so far."
+    return Heading(title, f"{about} · {note}" if note else about, nothing)
+
+
 @dataclass(frozen=True, slots=True)
 class JobFacts:
     """How the job stands, and what it is."""
@@ -32,11 +39,7 @@ class JobFacts:
         policy = self.state.config["policy"]
         name = self.state.label or f"{self.standing.algorithm}, {policy['provider']}/{policy['model']}"
         about = f"{self.job_id[:SHOWN_ID]}…, {self.standing.status}"
-        if nothing is not None:
-            nothing = (
-                f"Nothing to show: {nothing}." if self.standing.is_over else f"Nothing to show yet: {nothing} so far."
-            )
-        return Heading(f"{title}: {name}", f"{about} · {note}" if note else about, nothing)
+        return headed(f"{title}: {name}", about, note, nothing, is_over=self.standing.is_over)
 
 
 async def read_facts(connection: AsyncConnection, job_id: str, standing: Standing) -> JobFacts:

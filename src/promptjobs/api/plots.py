@@ -11,6 +11,7 @@ from starlette.responses import Response
 from promptjobs.api import plot_candidates, plot_comparison, plot_curve, plot_experiment_figures, plot_facts
 from promptjobs.api.bodies import JsonResponse
 from promptjobs.api.caching import NOT_CHANGED, conditional
+from promptjobs.api.experiment_figures import FigureTurns
 from promptjobs.api.parameters import ExperimentId, JobId, TheDatabase
 from promptjobs.api.plot_experiment_figures import ExperimentFacts
 from promptjobs.api.plot_facts import JobFacts
@@ -93,13 +94,14 @@ async def read_job_plot(
     plot: Annotated[str, _named(JobPlot)],
     database: TheDatabase,
     pictures: ThePictures,
+    turns: FigureTurns,
     form: Format = PictureFormat.SVG,
 ) -> Response:
     """A picture of what is known now. The same figures give the same picture, byte for byte."""
     require_installed()
     name = JobPlot(_known(plot, JobPlot))
     key = (job_id, name.value, form.value)
-    async with reading(database) as connection:
+    async with turns.turn(), reading(database) as connection:
         standing = await candidates.read_standing(connection, job_id)
         content = pictures.kept(key) if standing.is_over else None
         if content is None:
@@ -133,13 +135,14 @@ async def read_experiment_plot(
     plot: Annotated[str, _named(ExperimentPlot)],
     database: TheDatabase,
     pictures: ThePictures,
+    turns: FigureTurns,
     form: Format = PictureFormat.SVG,
 ) -> Response:
     """A picture of what its jobs have come to by now, side by side."""
     require_installed()
     name = ExperimentPlot(_known(plot, ExperimentPlot))
     key = (experiment_id, name.value, form.value)
-    async with reading(database) as connection:
+    async with turns.turn(), reading(database) as connection:
         row = await experiments.read(connection, experiment_id)
         is_over = row.status.is_terminal
         content = pictures.kept(key) if is_over else None

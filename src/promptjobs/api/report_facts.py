@@ -12,23 +12,20 @@ from promptjobs.api.wire import job_object
 from promptjobs.core.archive import Candidate
 from promptjobs.core.rejections import REFUSED_WORDS, WORDS, CandidateStatus
 from promptjobs.core.report import CurvePoint, FrontLine, ReportFacts, SetFigures, SpendingLine
-from promptjobs.core.result import Measured
-from promptjobs.core.trial import Phase
+from promptjobs.core.seed_sets import SeedSet, measured_sets
 from promptjobs.core.verdict import Estimate
 from promptjobs.db import candidates, jobs, results
 from promptjobs.db.archive import StoredArchive, read_archive
 from promptjobs.db.candidates import Standing, read_standing
 from promptjobs.db.jobs import JobRow
-from promptjobs.db.results import CurveEvent
-from promptjobs.db.seed_scores import ByPhase, PhaseScores, read_scores
+from promptjobs.db.results import CurveEvent, curve_step
+from promptjobs.db.seed_scores import ByPhase, all_scores, read_scores
 
 Json = Mapping[str, Any]
 
-SEARCH_SEEDS = "search"
-SETS = {"train": SEARCH_SEEDS, "validation_summary": "validation", "test": "test"}
+SETS = {"train": SeedSet.SEARCH, "validation_summary": SeedSet.VALIDATION, "test": SeedSet.TEST}
 """Where a published payload has its comparisons of best and baseline, in the order in which they weigh."""
 
-PHASES = {Phase.BOOTSTRAP: "bootstrap", Phase.OPTIMIZATION: SEARCH_SEEDS, Phase.VALIDATION: "validation"}
 SEED_LISTS = ("bootstrap", "online", "train", "front", "feedback", "reference", "validation", "test")
 
 
@@ -120,13 +117,9 @@ def _figures(
             if payload[name] is not None:
                 yield _set(shown, payload[name])
         return
-    none: ByPhase = {}
-    ours = none if best is None else scores[best.candidate_id]
-    theirs = none if baseline is None else scores[baseline.candidate_id]
-    for phase, shown in PHASES.items():
-        found, base = (each.get(phase, PhaseScores()).scores for each in (ours, theirs))
-        if found or base:
-            yield _set(shown, Measured(len(set(found) | set(base)), found, base).to_json())
+    ours, theirs = ({} if each is None else all_scores(scores[each.candidate_id]) for each in (best, baseline))
+    for name, measured in measured_sets(orjson.loads(row.config), ours, theirs).items():
+        yield _set(name, measured.to_json())
 
 
 def _set(name: str, measured: Json) -> SetFigures:
@@ -146,11 +139,9 @@ def _front(archive: StoredArchive, standing: Standing) -> list[FrontLine]:
 
 def _curve(found: list[CurveEvent]) -> Iterator[CurvePoint]:
     for event in found:
-        data = orjson.loads(event.data)
-        score = data["best_score"] if "best_score" in data else data["accuracy"]
-        if score is not None:
-            n = None if event.candidate is None else event.candidate.n
-            yield CurvePoint(data["rollouts_completed"], score, n)
+        step = curve_step(orjson.loads(event.data))
+        if step is not None:
+            yield CurvePoint(*step, None if event.candidate is None else event.candidate.n)
 
 
 def _spending(row: JobRow) -> Iterator[SpendingLine]:

@@ -11,6 +11,7 @@ from sse_starlette import EventSourceResponse
 
 from promptjobs.api.channel import RECENT_EVENTS, Channel, Chunk, Frame
 from promptjobs.api.experiment_stream import ExperimentStreams
+from promptjobs.api.outages import read_at_last
 from promptjobs.api.stream_readers import CONNECTED, Reader, Readers
 from promptjobs.api.stream_readers import StreamTiming as StreamTiming
 from promptjobs.db import events
@@ -109,20 +110,19 @@ class EventHub:
 
     async def _last_seq(self, job_id: str) -> int | None:
         """None for a job that has been deleted since it was asked for."""
-        while True:
-            with contextlib.suppress(DatabaseUnavailable):
-                async with reading(self._database) as connection:
-                    return (await events.last_seqs(connection, [job_id])).get(job_id)
-            await asyncio.sleep(self._timing.retry_most)
+        found = await read_at_last(
+            self._database, self._timing.retry_most, lambda connection: events.last_seqs(connection, [job_id])
+        )
+        return found.get(job_id)
 
     async def _stored(self, job_id: str, seq: int) -> Chunk | None:
-        """A page from the database. An outage is waited for: clients take a stream's end for the job's."""
-        while True:
-            with contextlib.suppress(DatabaseUnavailable):
-                async with reading(self._database) as connection:
-                    rows = await events.read_after(connection, job_id, seq, PAGE_EVENTS)
-                return Chunk.of([Frame.of(row) for row in rows]) if rows else None
-            await asyncio.sleep(self._timing.retry_most)
+        """A page from the database; None where there is nothing more."""
+        rows = await read_at_last(
+            self._database,
+            self._timing.retry_most,
+            lambda connection: events.read_after(connection, job_id, seq, PAGE_EVENTS),
+        )
+        return Chunk.of([Frame.of(row) for row in rows]) if rows else None
 
     # --- the database's side ---
 

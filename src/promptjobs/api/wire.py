@@ -17,6 +17,7 @@ from promptjobs.db.results import (
     StoredRollout,
     StoredSnapshot,
     StoredTrial,
+    curve_step,
 )
 
 Json = dict[str, Any]
@@ -266,14 +267,15 @@ def curve_point(event: CurveEvent, rollout_budget: int) -> Json | None:
     checkpoint_pct: part of the budget, in [0, 1].
     """
     data = orjson.loads(event.data)
-    performance = data["best_score"] if "best_score" in data else data["accuracy"]
-    if performance is None:
+    step = curve_step(data)
+    if step is None:
         return None
+    rollouts, performance = step
     candidate = event.candidate
     return {
-        "rollout_count": data["rollouts_completed"],
+        "rollout_count": rollouts,
         "performance": performance,
-        "checkpoint_pct": min(1.0, data["rollouts_completed"] / rollout_budget),
+        "checkpoint_pct": min(1.0, rollouts / rollout_budget),
         "candidate_id": data["candidate_id"],
         "messages": None if candidate is None else _messages(candidate),
         "metadata": {

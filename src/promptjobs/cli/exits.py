@@ -12,7 +12,7 @@ from rich.text import Text
 
 from promptjobs.cli.text import one_line
 from promptjobs.errors import CommandFailed, EmbeddedPostgresFailed, PromptjobsError
-from promptjobs.errors.client import AuthenticationError, ConnectionFailed, ServerError
+from promptjobs.errors.client import ApiError, AuthenticationError, ConnectionFailed, ServerError
 
 MAX_SHOWN = 2000
 
@@ -81,8 +81,27 @@ def _said(error: PromptjobsError) -> str:
             # The last line of the server's log is where it says why it gave up.
             return ": ".join([error.cause, *error.log.strip().splitlines()[-1:]])
         case ConnectionFailed():
-            return f"{error}. Start one with `promptjobs serve`, or say with --url where it is"
+            return f"{error}. Start one with `promptjobs serve`, or say where it is: --url or PROMPTJOBS_URL"
         case AuthenticationError() if error.code == "missing_api_key":
             return f"{error}. Give one with --api-key or PROMPTJOBS_API_KEY; `promptjobs keys create` makes one"
+        case ApiError():
+            return f"{error}{_advice(error)}"
         case _:
             return str(error)
+
+
+def _advice(error: ApiError) -> str:
+    """What to do about it, where the service cannot know the command that was meant."""
+    match error.code:
+        case "job_not_found" if "'exp_" in error.detail:
+            return ". This is the id of an experiment: `promptjobs experiment status` tells of it"
+        case "experiment_not_found" if "'pl_" in error.detail:
+            return ". This is the id of a job: `promptjobs show` tells of it"
+        case "experiment_conflict":
+            return ". Wait for its end, or cancel it first"
+        case "invalid_config" if error.param == "prompt_learning":
+            return ". If it is an experiment, `promptjobs experiment submit` takes it"
+        case "not_found":
+            return ". Is the service of an older version, or has its address a path too many?"
+        case _:
+            return ""

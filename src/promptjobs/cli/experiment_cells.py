@@ -7,6 +7,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from promptjobs.cli.show import STYLE_OF_STATUS
+from promptjobs.cli.text import one_line
+
 Row = Mapping[str, Any]
 
 NONE = "–"
@@ -21,6 +24,19 @@ def with_columns(columns: Sequence[tuple[str, str]], *, is_tight: bool = False) 
         else:
             table.add_column(title, justify="right" if kind == "right" else "left", no_wrap=True)
     return table
+
+
+def headline(experiment: Row, *aside: str) -> Text:
+    """Its name, its status, its jobs by status; then what is said aside."""
+    status = experiment["status"]
+    line = Text.assemble("experiment ", (one_line(experiment["name"]), "bold"), f" ({experiment['experiment_id']}) ")
+    counts = ", ".join(f"{count} {name}" for name, count in experiment["counts"].items() if count)
+    return line.append(status, style_of(status)).append("".join(f" · {part}" for part in (counts, *aside)), "dim")
+
+
+def style_of(status: str) -> str:
+    """Of a job or an experiment; an experiment that is completed looks like a job that has succeeded."""
+    return STYLE_OF_STATUS.get("succeeded" if status == "completed" else status, "")
 
 
 def counted(value: int | None) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from promptjobs.errors import OptionInvalid
+from promptjobs.errors.client import ConfigFileInvalid
+from promptjobs.sdk.config_files import SECTION
 from promptjobs.sdk.experiment_files import experiment_of
 from promptjobs.sdk.shapes import Json
 
@@ -12,6 +14,8 @@ from promptjobs.sdk.shapes import Json
 def experiment_from(path: Path, overrides: Mapping[str, Any], parallelism: int | None = None) -> Json:
     """The file's experiment with these changes. Raises ConfigFileInvalid, and OptionInvalid."""
     experiment = experiment_of(path)
+    if SECTION in experiment and "jobs" not in experiment:
+        raise ConfigFileInvalid(str(path), "is the config of one job, and no experiment: `promptjobs run` takes it")
     if parallelism is not None:
         experiment["parallelism"] = parallelism
     return with_overrides(experiment, overrides)

@@ -37,6 +37,15 @@ def group_tables(groups: Sequence[Row], width: int) -> Iterator[Table]:
         yield second
 
 
+def group_notes(groups: Sequence[Row]) -> Iterator[str]:
+    """Which scores are not those of all the group's jobs: one that was cancelled early has none on the last seeds."""
+    for index, group in enumerate(groups):
+        known = group["best"]["n"]
+        if group["eval_set"] is not None and known < group["num_finished"]:
+            jobs = f"{known} of its {group['num_jobs']} jobs"
+            yield f"{letter(index)}: scores of {jobs}; the others have none on {group['eval_set']} seeds"
+
+
 def _spread(part: Row | None, written: Callable[[float], str]) -> str:
     """ "0.593 ± 0.012"; of one job alone there is no deviation."""
     if part is None or part["mean"] is None:

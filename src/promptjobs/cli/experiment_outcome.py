@@ -13,6 +13,8 @@ from promptjobs.sdk.client import Client
 from promptjobs.sdk.experiment_shapes import EXPERIMENT_TERMINAL_STATUSES, Experiment, ExperimentResults
 
 COMMAND = "promptjobs experiment"
+SEED_SETS = ("search", "validation", "test")
+"""In the order in which a job is measured on them."""
 
 
 def follow_experiment(terminal: Terminal, client: Client, experiment: Experiment) -> ExperimentResults:
@@ -72,9 +74,13 @@ def print_more(terminal: Terminal, url: str, results: ExperimentResults, started
 
 
 def _best_job(results: ExperimentResults) -> str | None:
-    """The id of the one with the highest score; of equal ones the first."""
-    scored = [(job["best_score"], job["job_id"]) for job in results["jobs"] if job["best_score"] is not None]
-    return max(scored, key=lambda each: each[0])[1] if scored else None
+    """The id of the one with the highest score on the last seeds that any was measured on; of equal ones the first.
+
+    A score on the search's own seeds says nothing against one on held-out seeds, however high it is.
+    """
+    scored = [job for job in results["jobs"] if job["eval_set"] is not None and job["best_score"] is not None]
+    best = max(scored, key=lambda job: (SEED_SETS.index(job["eval_set"]), job["best_score"]), default=None)
+    return best and best["job_id"]
 
 
 def tell_left(terminal: Terminal, url: str, experiment_id: str) -> None:

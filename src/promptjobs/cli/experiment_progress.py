@@ -8,9 +8,9 @@ from datetime import datetime
 from rich.text import Text
 
 from promptjobs.cli.display import PAUSED, PROGRESS, RESUMED
+from promptjobs.cli.experiment_cells import style_of
 from promptjobs.cli.figures import best_and_baseline
 from promptjobs.cli.notes import REFUSED, STYLE_OF_LEVEL
-from promptjobs.cli.show import STYLE_OF_STATUS
 from promptjobs.cli.text import one_line, score
 from promptjobs.sdk.events import TERMINAL
 from promptjobs.sdk.experiment_following import ExperimentEvent
@@ -108,8 +108,7 @@ class ExperimentProgress:
 
 def _end_line(event: ExperimentEvent, standing: Standing) -> Text:
     status = standing.status
-    style = STYLE_OF_STATUS.get(status, "")
-    line = Text.assemble((f"{MARK_OF_STATUS.get(status, '')} ", style), one_line(standing.label))
+    line = Text.assemble((f"{MARK_OF_STATUS.get(status, '')} ", style_of(status)), one_line(standing.label))
     if event.data.get("error"):
         return line.append(f": {one_line(event.data['error'])}", "red")
     if standing.best is None:  # it may have ended before anything was measured, or even before its start

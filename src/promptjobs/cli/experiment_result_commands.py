@@ -104,7 +104,7 @@ def compare(
     """
     terminal = terminal_for(as_json=as_json)
     with reported(terminal.err), service_at(url, api_key) as client:
-        from promptjobs.cli.experiment_show import job_named, print_comparison
+        from promptjobs.cli.experiment_pair import job_named, print_comparison
 
         jobs = client.experiment(experiment_id)["jobs"]
         ids = job_named(jobs, "FIRST", first), job_named(jobs, "SECOND", second)

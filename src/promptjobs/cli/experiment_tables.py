@@ -6,10 +6,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from promptjobs.cli.experiment_cells import NONE, Row, clock, counted, estimate, letter, with_columns
-from promptjobs.cli.experiment_group_tables import group_tables, print_comparisons
+from promptjobs.cli.experiment_cells import (
+    NONE,
+    Row,
+    clock,
+    counted,
+    estimate,
+    headline,
+    letter,
+    style_of,
+    with_columns,
+)
+from promptjobs.cli.experiment_group_tables import group_notes, group_tables, print_comparisons
 from promptjobs.cli.experiment_progress import MARK_OF_STATUS
-from promptjobs.cli.show import STYLE_OF_STATUS
 from promptjobs.cli.text import cost, duration, one_line, score
 from promptjobs.sdk.experiment_shapes import ExperimentResults
 
@@ -21,7 +30,7 @@ def print_results(out: Console, results: ExperimentResults, *, with_job_comparis
     """All that is known so far. with_job_comparisons: job against job too, and not only group against group."""
     jobs, groups = results["jobs"], results["groups"]
     out.print()
-    out.print(_headline(results["experiment"]), soft_wrap=True)
+    out.print(headline(results["experiment"]), soft_wrap=True)
     for table in _job_tables(jobs, out.width):
         out.print(table)
     for note in _notes(jobs):
@@ -31,23 +40,14 @@ def print_results(out: Console, results: ExperimentResults, *, with_job_comparis
         out.print(Text("By group: mean ± standard deviation of its jobs", "bold"), soft_wrap=True)
         for table in group_tables(groups, out.width):
             out.print(table)
+        for note in group_notes(groups):
+            out.print(Text(note, "dim"), soft_wrap=True)
     if results["group_comparisons"]:
         letters = {group["group"]: (letter(index), one_line(group["group"])) for index, group in enumerate(groups)}
         print_comparisons(out, "Group against group", results["group_comparisons"], letters)
     if with_job_comparisons and results["comparisons"]:
         numbers = {job["job_id"]: (str(job["position"]), one_line(job["label"])) for job in jobs}
         print_comparisons(out, "Job against job", results["comparisons"], numbers)
-
-
-def _headline(experiment: Row) -> Text:
-    counts = ", ".join(f"{count} {status}" for status, count in experiment["counts"].items() if count)
-    return Text.assemble(
-        "experiment ",
-        (one_line(experiment["name"]), "bold"),
-        f" ({experiment['experiment_id']}) ",
-        (experiment["status"], STYLE_OF_STATUS.get(experiment["status"], "bold green")),
-        (f" · {counts}", "dim"),
-    )
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def _job_tables(jobs: Sequence[Row], width: int) -> Iterator[Table]:
     second = (("#", "right"), ("policy", "left"), *SPENT_COLUMNS, ("ended by", "fold"))
     spent = with_columns(second, is_tight=True)
     for job in jobs:
-        mark = Text(MARK_OF_STATUS.get(job["status"], "…"), STYLE_OF_STATUS.get(job["status"], "dim"))
+        mark = Text(MARK_OF_STATUS.get(job["status"], "…"), style_of(job["status"]) or "dim")
         number = Text.assemble(f"{job['position']} ", mark)
         shown = _scores(job)[:3] if are_alike else _scores(job)
         scores.add_row(number, Text(one_line(job["label"])), *shown)
@@ -83,7 +83,7 @@ def _whole_table(jobs: Sequence[Row]) -> Table:
     names = (("#", "right"), ("job", "fold"), ("status", "left"), ("policy", "left"))
     table = with_columns((*names, *scores, *SPENT_COLUMNS, ("ended by", "fold")))
     for job in jobs:
-        status = Text(job["status"], STYLE_OF_STATUS.get(job["status"], "dim"))
+        status = Text(job["status"], style_of(job["status"]) or "dim")
         number, label = str(job["position"]), Text(one_line(job["label"]))
         table.add_row(number, label, status, _policy(job), *_scores(job), *_spent(job), _ended_by(job))
     return table
@@ -135,14 +135,33 @@ def _ended_by(job: Row) -> str:
 
 def _notes(jobs: Sequence[Row]) -> Iterator[str]:
     """How the figures are to be read, and why some are missing."""
+    scored = [job for job in jobs if job["best_score"] is not None]
     seeds = _common_seeds(jobs)
     where = "the seeds that are named" if seeds is None else f"{seeds} seeds"
-    yield f"Scores are means over {where}. Lift: best less baseline, paired, with its 95 % interval."
-    if kept := [str(job["position"]) for job in jobs if job["is_baseline_best"]]:
+    if scored:
+        yield f"Scores are means over {where}. Lift: best less baseline, paired, with its 95 % interval."
+    if kept := [str(job["position"]) for job in scored if job["is_baseline_best"]]:
         yield f"The baseline stays the best prompt of {_numbers(kept)}."
+    positions: dict[str, list[str]] = {}
     for job in jobs:
-        if said := job["error"] or job["note"]:
-            yield f"{job['position']}: {one_line(said)}"
+        if said := "; ".join(part for part in (job["error"] or job["note"], _paired(job)) if part):
+            positions.setdefault(one_line(said), []).append(str(job["position"]))
+    for said, of in positions.items():
+        yield f"{', '.join(of)}: {said}"
+
+
+def _paired(job: Row) -> str | None:
+    """What tells why a lift is not the best less the baseline that stand beside it."""
+    figures = None if job["eval_set"] is None else job[job["eval_set"]]
+    if figures is None or None in (figures["difference"], figures["best"], figures["baseline"]):
+        return None
+    pairs = figures["difference"]["n"]
+    is_of_all = pairs == figures["best"]["n"] == figures["baseline"]["n"]
+    return (
+        None
+        if is_of_all
+        else f"the lift is over the {counted(pairs)} seeds on which baseline and best both have a score"
+    )
 
 
 def _numbers(positions: Sequence[str]) -> str:

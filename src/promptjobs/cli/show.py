@@ -138,6 +138,8 @@ def _roles(snapshot: Mapping[str, Any]) -> str:
 
 
 def _verdict(snapshot: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> Text:
+    if not measured and snapshot["is_baseline_best"]:
+        return Text("Nothing was measured: the prompt is the one it started from.", "yellow")
     if snapshot["is_baseline_best"]:
         return Text("No candidate was better than the baseline: the best prompt is the one it started from.", "yellow")
     name, figures = next(iter(measured.items()), ("", {}))

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
+from promptjobs.cli.text import one_line
 from promptjobs.errors import FileUnusable
 from promptjobs.sdk.shapes import Job, Json
 
@@ -30,7 +31,7 @@ class ResultsFolder:
         folder = cls(path)
         with _translated(path):
             path.mkdir(parents=True, exist_ok=True)
-            with (path / LOCK).open("a"):
+            with _opened(path / LOCK):
                 pass
         return folder
 
@@ -45,17 +46,28 @@ class ResultsFolder:
         The queue takes the newest of a folder for those of the job that has just ended, and its jobs share one unless
         their configs say otherwise. So whoever finds files that are only just there waits until they have been read.
         """
-        with _translated(self.path), (self.path / LOCK).open("a") as lock:
+        for name in files:
+            if Path(name).name != name:
+                raise FileUnusable(one_line(name), "the service has named it, and it would lie in another folder")
+        with _translated(self.path), _opened(self.path / LOCK) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             age = clock() - os.fstat(lock.fileno()).st_mtime if lock.tell() else READ_WITHIN_SECONDS
             if 0 <= age < READ_WITHIN_SECONDS:
                 sleep(READ_WITHIN_SECONDS - age)
             for name, content in files.items():
                 part = self.path / f"{name}.part"
-                part.write_text(content, encoding="utf-8", newline="")
+                with _opened(part) as file:
+                    file.truncate(0)
+                    file.write(content)
                 part.replace(self.path / name)
             lock.truncate(0)
             lock.write("The time of this file is that of the last job's end.\n")
+
+
+def _opened(path: Path) -> TextIO:
+    """To append to. A link is not followed: others may write to the folder, and what it points to would be lost."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8", newline="")
 
 
 @contextmanager

@@ -228,7 +228,7 @@ def holm(p_values: Sequence[float | None], family: int) -> list[float | None]:
     """The p-values adjusted for `family` comparisons, in their order; None stays None, and counts for the family.
 
     family: of how many comparisons these were picked, at least as many as they are: who leads was picked by looking at
-    all pairs. Those that are not shown are taken for the least likely ones, so that what is adjusted errs to be large.
+    all pairs. The p-values of those that are not here are taken to be the largest: what is adjusted errs to be large.
     """
     known = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)

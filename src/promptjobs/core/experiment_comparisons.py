@@ -1,14 +1,16 @@
 """Who is better among the jobs of an experiment, and among its groups, when all that was looked at is counted."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from promptjobs.core.comparison import ALPHA, NOTHING, Comparison, compare, holm
-from promptjobs.core.experiment_results import GroupResult, JobResult, SeedSet, groups_of, last_set, row_json
+from promptjobs.core.experiment_groups import GroupResult, groups_of
+from promptjobs.core.experiment_results import JobResult, last_set, row_json
 from promptjobs.core.run_comparison import RunComparison, compare_runs
+from promptjobs.core.seed_sets import SeedSet
 
 Json = dict[str, Any]
 Side = TypeVar("Side")
@@ -18,7 +20,7 @@ MAX_COMPARED = 50
 """Jobs that are compared each with each."""
 
 MAX_GROUPS_PAIRED = 25
-"""Of more groups only who leads is compared with the others: pairs of all would take seconds."""
+"""Of more groups only who leads is compared with the others, unless all are asked for: that takes seconds."""
 
 NO_SEEDS = "they have no scored seeds in common"
 ONE_RUN = "one run of a group tells nothing of how runs differ"
@@ -129,16 +131,24 @@ def _winner(first: Side, second: Side, found: Comparison | RunComparison, p_adju
 def compare_jobs(results: Sequence[JobResult], wanted: Compare) -> list[JobComparison]:
     """Of the jobs that have a score. Who leads stands first in its comparisons; else who has the smaller position.
 
-    Each is adjusted as one of all pairs of those jobs: who leads was found by looking at all of them.
+    Each is adjusted as one of all pairs of those jobs: who leads was found by looking at all of them. Up to
+    MAX_COMPARED jobs all pairs are compared, whatever is shown, so that a pair has the same figures in either view.
     """
     scored = [result for result in results if result.eval_set is not None]
-    pairs: Iterator[tuple[JobResult, JobResult]] = iter(())
-    match wanted:
-        case Compare.ALL:
-            pairs = itertools.combinations(scored, 2)
-        case Compare.LEADER if (leader := leading(scored)) is not None:
-            pairs = ((leader, other) for other in scored if other is not leader)
-    return _adjusted([compared(first, second) for first, second in pairs], _pairs(len(scored)))
+    leader = leading(scored)
+    if wanted is Compare.NONE or leader is None:
+        return []
+    pairs = _oriented(scored, leader)
+    if len(scored) > MAX_COMPARED and wanted is Compare.LEADER:
+        pairs = [pair for pair in pairs if leader in pair]
+    found = _adjusted([compared(first, second) for first, second in pairs], _pairs(len(scored)))
+    return [each for each in found if wanted is Compare.ALL or leader in (each.first, each.second)]
+
+
+def _oriented(sides: Sequence[Side], leader: Side | None) -> list[tuple[Side, Side]]:
+    """All pairs, each in its order, but who leads first."""
+    pairs = itertools.combinations(sides, 2)
+    return [(second, first) if second is leader else (first, second) for first, second in pairs]
 
 
 def compared(first: JobResult, second: JobResult, wanted: SeedSet | None = None) -> JobComparison:
@@ -184,14 +194,17 @@ def compare_groups(groups: Sequence[GroupResult], wanted: Compare) -> list[Group
     if wanted is Compare.NONE or all(len(group.jobs) < 2 for group in scored):
         return []
     leader = _leading_group(scored)
-    pairs = [
-        (second, first) if second is leader else (first, second)
-        for first, second in itertools.combinations(scored, 2)
+    pairs = _oriented(scored, leader)
+    if len(scored) > MAX_GROUPS_PAIRED and wanted is Compare.LEADER:
+        pairs = [pair for pair in pairs if leader in pair]
+    found = _adjusted([_compared_groups(first, second) for first, second in pairs], _pairs(len(scored)))
+    return [
+        each
+        for each in found
         if wanted is Compare.ALL
-        or leader in (first, second)
-        or (len(scored) <= MAX_GROUPS_PAIRED and _differ_in_one(first.settings, second.settings))
+        or leader in (each.first, each.second)
+        or _differ_in_one(each.first.settings, each.second.settings)
     ]
-    return _adjusted([_compared_groups(first, second) for first, second in pairs], _pairs(len(scored)))
 
 
 def _compared_groups(first: GroupResult, second: GroupResult) -> GroupComparison:

@@ -16,6 +16,11 @@ MAX_TEXT = 60
 """Characters of a value in a label, and of a text or a list in the settings."""
 MAX_LABEL = 240
 """Characters of a label that is made up, without its number."""
+MAX_NAME = 120
+MAX_SETTINGS = 50
+"""Characters of a name in the settings, and how many of them a job shows: every answer repeats them for every job."""
+MORE = "…"
+"""Stands in the settings for those that are not shown."""
 
 KNOWN = {
     f"{SECTION}.algorithm": "algorithm",
@@ -69,7 +74,7 @@ class Naming:
         shown = set(self._varying)
         for job, said in zip(self._jobs, self._said, strict=True):
             shown.update(_of_matrix(job, said))
-        return [{name: _compact(value) for name, value in said.items() if name in shown} for said in self._said]
+        return [_shown({name: value for name, value in said.items() if name in shown}) for said in self._said]
 
     def groups(self, configs: Sequence[JobConfig]) -> list[str]:
         """By job the name of its group: the jobs whose configs, as they run, differ in their random seed alone."""
@@ -178,6 +183,24 @@ def _compact(value: Any) -> Any:
         return value
     size = f"{len(value)} characters" if isinstance(value, str) else f"{len(value)} items"
     return f"{size} ({sha256(text).hexdigest()[:6]})"
+
+
+def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The first of a job's settings, those of the matrix; of all others how many there are, and what tells them."""
+    names = list(settings)[:MAX_SETTINGS]
+    found = {_short_name(name): _compact(settings[name]) for name in names}
+    left = {name: value for name, value in settings.items() if name not in names}
+    if left:
+        found[MORE] = f"{len(left)} more ({_print(left)})"
+    return found
+
+
+def _short_name(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 10]}… ({_print(name)})"
+
+
+def _print(value: Any) -> str:
+    return sha256(_exact(value)).hexdigest()[:6]
 
 
 def _text(value: Any) -> str:

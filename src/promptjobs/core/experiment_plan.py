@@ -1,10 +1,8 @@
-"""The jobs of an experiment: each job of the request by each combination of its matrix, as overrides of its config."""
+"""The jobs of an experiment as they will run: their overrides laid over their configs, and what they are called."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
-from math import prod
 from typing import Any
 
 import orjson
@@ -13,69 +11,24 @@ from promptjobs.core.config import Resolution, resolve
 from promptjobs.core.config_body import Json, as_json, merged
 from promptjobs.core.config_layers import as_sectioned
 from promptjobs.core.config_support import SECTION
-from promptjobs.core.config_values import shown
+from promptjobs.core.experiment_drafts import ALGORITHM, JOB_FIELDS, Draft, Loaded, value_at
 from promptjobs.core.experiment_labels import Named, Naming
 from promptjobs.core.override_effect import Override, ineffective, laid_over, overrides_of, overruled
 from promptjobs.errors import InvalidRequest
 from promptjobs.errors.experiments import OverrideIneffective
 
-MAX_KEYS = 20
-MAX_VALUES = 50
-"""Of a matrix, and of each of its keys."""
-MAX_LABEL = 200
-"""Characters of a client's label."""
 MAX_OVERRIDES = 500
 """Settings, or parts of one, that a job's overrides and the matrix say together."""
+MAX_OVERRIDES_IN_ALL = 20_000
+"""The same of all jobs: each of them is looked up in what will run, which takes time."""
 MAX_BYTES = 8 * 1024 * 1024
-"""Of JSON, of the configs of all jobs together."""
+"""Of JSON, of the configs of all jobs together, with what the matrix says of each."""
 
-ALGORITHM = f"{SECTION}.algorithm"
 SHORT = {"algorithm": ALGORITHM, "model": f"{SECTION}.policy.model", "provider": f"{SECTION}.policy.provider"}
 """Short names of a matrix's keys; `seed` is another setting for each algorithm."""
 
-JOB_FIELDS = frozenset({"config", "config_name", "algorithm", "config_overrides", "label", "metadata"})
-OBJECTS = ("config", "config_overrides", "metadata")
 PARAM_OF = {"config_body": "config", "overrides": "config_overrides"}
 """What a job's request calls the fields that errors name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A job whose config is not known yet. index: of the request's job, from 0. position: in the experiment, from 1.
-
-    chosen: the job's value of each key of the matrix.
-    """
-
-    position: int
-    index: int
-    asked: Mapping[str, Any]
-    chosen: Mapping[str, Any]
-
-    @property
-    def label(self) -> str | None:
-        """The client's."""
-        return self.asked.get("label")
-
-    @property
-    def algorithm(self) -> Any:
-        """As the matrix says, else the job, else its overrides; None where the config is to say it."""
-        of_matrix = next((value for key, value in self.chosen.items() if key in ("algorithm", ALGORITHM)), None)
-        named = (of_matrix, self.asked.get("algorithm"), _at(self.overrides, ALGORITHM))
-        return next((name for name in named if name is not None), None)
-
-    @property
-    def overrides(self) -> Mapping[str, Any]:
-        """The job's own."""
-        return self.asked.get("config_overrides") or {}
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A draft with its config. algorithm: the one it runs by."""
-
-    draft: Draft
-    algorithm: str
-    body: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,85 +47,6 @@ class PlannedJob:
     group: str
     settings: Mapping[str, Any]
     places: Mapping[str, str]
-
-
-# --- expansion -------------------------------------------------------------------------------------------------------
-
-
-def expand(jobs: Sequence[Mapping[str, Any]], matrix: Mapping[str, Sequence[Any]], most: int) -> list[Draft]:
-    """Every job by every combination: jobs outermost, keys in their order, the last one varying fastest.
-
-    most: jobs in all. Raises InvalidRequest.
-    """
-    if not jobs:
-        raise InvalidRequest("expected at least one job", "jobs")
-    for index, job in enumerate(jobs):
-        _check_job(job, f"jobs[{index}]")
-    _check_labels(jobs)
-    if len(matrix) > MAX_KEYS:
-        raise InvalidRequest(f"expected at most {MAX_KEYS} keys, got {len(matrix)}", "matrix")
-    for key, values in matrix.items():
-        _check_values(key, values)
-    count = len(jobs) * prod(len(values) for values in matrix.values())
-    if count > most:
-        raise InvalidRequest(f"the jobs and the matrix make {count} jobs, and an experiment has at most {most}", "jobs")
-    combinations = [dict(zip(matrix, values, strict=True)) for values in product(*matrix.values())]
-    made = [(index, job, chosen) for index, job in enumerate(jobs) for chosen in combinations]
-    drafts = [Draft(position, *each) for position, each in enumerate(made, start=1)]
-    for draft in drafts:
-        if not isinstance(draft.algorithm, str | None):
-            raise InvalidRequest(f"expected a name, got {shown(draft.algorithm)}", f"jobs[{draft.index}].algorithm")
-    return drafts
-
-
-def _check_job(job: Mapping[str, Any], path: str) -> None:
-    for name in job:
-        if name not in JOB_FIELDS:
-            raise InvalidRequest("is not a field of this request", f"{path}.{shown(name)}")
-    for name in OBJECTS:
-        if job.get(name) is not None and not isinstance(job[name], Mapping):
-            raise InvalidRequest(f"expected an object, got {shown(job[name])}", f"{path}.{name}")
-    saved = job.get("config_name")
-    if not isinstance(saved, str | None):
-        raise InvalidRequest(f"expected a string, got {shown(saved)}", f"{path}.config_name")
-    if job.get("config") is None and saved is None:
-        raise InvalidRequest("is required, unless config_name names a saved config", f"{path}.config")
-    label = job.get("label")
-    if label is not None and not (isinstance(label, str) and len(label.strip()) > 0 and len(label) <= MAX_LABEL):
-        raise InvalidRequest(f"expected a string of 1 to {MAX_LABEL} characters, got {shown(label)}", f"{path}.label")
-    as_json(label, (f"{path}.label",))
-
-
-def _check_labels(jobs: Sequence[Mapping[str, Any]]) -> None:
-    seen: dict[str, int] = {}
-    for index, job in enumerate(jobs):
-        label = job.get("label")
-        if label is not None and seen.setdefault(label, index) != index:
-            raise InvalidRequest(f"is that of jobs[{seen[label]}] too: labels must differ", f"jobs[{index}].label")
-
-
-def _check_values(key: str, values: Any) -> None:
-    fine = isinstance(values, Sequence) and not isinstance(values, str) and 1 <= len(values) <= MAX_VALUES
-    if not fine:
-        raise InvalidRequest(f"expected a list of 1 to {MAX_VALUES} values, got {shown(values)}", f"matrix.{key}")
-
-
-def loaded(draft: Draft, algorithm: str | None, body: Mapping[str, Any]) -> Loaded:
-    """body: the draft's config. algorithm: None where the config is to say it. Raises InvalidRequest."""
-    named = algorithm or _at(as_sectioned(body), ALGORITHM)
-    if not isinstance(named, str):
-        raise InvalidRequest("is required, unless the config says it", f"jobs[{draft.index}].algorithm")
-    return Loaded(draft, named, body)
-
-
-def _at(tree: Any, path: str) -> Any:
-    """The value at a path of which any steps may stand in one key, joined by dots; None where there is none."""
-    if not isinstance(tree, Mapping):
-        return None
-    if path in tree:
-        return tree[path]
-    inner = (_at(tree[key], path[len(key) + 1 :]) for key in tree if path.startswith(f"{key}."))
-    return next((found for found in inner if found is not None), None)
 
 
 # --- plan ------------------------------------------------------------------------------------------------------------
@@ -196,7 +70,7 @@ def plan(jobs: Sequence[Loaded]) -> list[PlannedJob]:
     Raises OverrideIneffective for an override that would not take effect; and what `resolve` raises, naming the job.
     """
     _check_size(jobs)
-    layered = [_layered(job) for job in jobs]
+    layered = _all_layered(jobs)
     naming = Naming([_named(job, each.tree) for job, each in zip(jobs, layered, strict=True)])
     labels = naming.labels()
     found = []
@@ -213,14 +87,30 @@ def plan(jobs: Sequence[Loaded]) -> list[PlannedJob]:
 
 
 def _check_size(jobs: Sequence[Loaded]) -> None:
-    """Every job is stored with the config that it was made of."""
-    bodies = {id(body): body for job in jobs for body in (job.body, job.draft.asked)}
-    sizes = {name: len(orjson.dumps(body)) for name, body in bodies.items()}
-    size = sum(max(sizes[id(job.body)], sizes[id(job.draft.asked)]) for job in jobs)
+    """Every job is stored with the config that it was made of, and with its values of the matrix."""
+    parts = [(job.body, job.draft.asked, *job.draft.chosen.values()) for job in jobs]
+    once = {id(part): part for those in parts for part in those}
+    sizes = {name: len(orjson.dumps(part)) for name, part in once.items()}
+    size = sum(
+        max(sizes[id(body)], sizes[id(asked)]) + sum(sizes[id(value)] for value in chosen)
+        for body, asked, *chosen in parts
+    )
     if size > MAX_BYTES:
         raise InvalidRequest(
             f"the configs of its {len(jobs)} jobs have {size} bytes of JSON together, at most {MAX_BYTES}", "jobs"
         )
+
+
+def _all_layered(jobs: Sequence[Loaded]) -> list[_Layered]:
+    found: list[_Layered] = []
+    count = 0
+    for job in jobs:
+        found.append(_layered(job))
+        count += len(found[-1].overrides)
+        if count > MAX_OVERRIDES_IN_ALL:
+            said = f"expected at most {MAX_OVERRIDES_IN_ALL} overridden settings of its {len(jobs)} jobs together"
+            raise InvalidRequest(f"{said}: what is large belongs in the config", "jobs")
+    return found
 
 
 def _layered(job: Loaded) -> _Layered:
@@ -241,7 +131,7 @@ def _layered(job: Loaded) -> _Layered:
     if len(overrides) > MAX_OVERRIDES:
         said = f"expected at most {MAX_OVERRIDES} settings, got {len(overrides)}: what is large belongs in the config"
         raise InvalidRequest(said, f"jobs[{draft.index}].config_overrides")
-    if any(_at(known, ALGORITHM) is not None for known in (as_sectioned(job.body), tree)):
+    if any(value_at(known, ALGORITHM) is not None for known in (as_sectioned(job.body), tree)):
         tree = laid_over(tree, {SECTION: {"algorithm": job.algorithm}})
     return _Layered(overrides, tree)
 
@@ -276,9 +166,9 @@ def _named(job: Loaded, tree: Json) -> Named:
     whole = laid_over(as_sectioned(job.body), tree)
     known = {
         "algorithm": job.algorithm,
-        "provider": _at(whole, SHORT["provider"]),
-        "model": _at(whole, SHORT["model"]),
-        "seed": _at(whole, _path("seed", job.algorithm)) or 0,
+        "provider": value_at(whole, SHORT["provider"]),
+        "model": value_at(whole, SHORT["model"]),
+        "seed": value_at(whole, _path("seed", job.algorithm)) or 0,
     }
     of_matrix = [_path(key, job.algorithm) for key in job.draft.chosen]
     return Named(job.draft.index, job.draft.label, job.algorithm, known, tree, of_matrix)

@@ -1,57 +1,15 @@
-"""What the jobs of an experiment have found: a row for each job, and what jobs of one group have on average."""
+"""What the jobs of an experiment have found: a row for each job."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
 from promptjobs.core.result import Measured
+from promptjobs.core.seed_sets import SeedSet, are_held_out
 from promptjobs.core.verdict import Estimate, paired_difference
 
 Json = dict[str, Any]
-
-SEED = "seed"
-RNG_SEED = "rng_seed"
-
-
-class SeedSet(StrEnum):
-    """Which seeds a figure is of, in the order in which they weigh: by what is not searched with, a job is told."""
-
-    SEARCH = "search"
-    VALIDATION = "validation"
-    TEST = "test"
-
-
-def seed_sets(config: Mapping[str, Any]) -> dict[SeedSet, tuple[int, ...]]:
-    """The seeds of a job that its best prompt and its baseline are compared on. config: resolved, as JSON.
-
-    They are those of what it publishes: `train` (here `search`), `validation_summary` and `test`.
-    """
-    search = config[config["algorithm"]]
-    if config["algorithm"] == "gepa":
-        has_search, steering = search["pareto_source"] == "train", search["front_seeds"]
-    else:
-        has_search, steering = bool(search["validation_seeds"]), search["online_seeds"]
-    return {
-        SeedSet.SEARCH: tuple(steering) if has_search else (),
-        SeedSet.VALIDATION: tuple(search["validation_seeds"] if has_search else steering),
-        SeedSet.TEST: tuple(search["test_seeds"]),
-    }
-
-
-def measured_sets(
-    config: Mapping[str, Any], best: Mapping[int, float], baseline: Mapping[int, float]
-) -> dict[SeedSet, Measured]:
-    """Best prompt and baseline on each of the sets where one of them has a score. best, baseline: scores by seed."""
-    found = {}
-    for name, seeds in seed_sets(config).items():
-        ours = {seed: best[seed] for seed in seeds if seed in best}
-        theirs = {seed: baseline[seed] for seed in seeds if seed in baseline}
-        if ours or theirs:
-            found[name] = Measured(len(seeds), ours, theirs)
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +108,8 @@ class JobResult:
 
     @property
     def is_baseline_best(self) -> bool | None:
-        return None if self.best_id is None else self.best_id == self.baseline_id
+        """None where nothing has been measured that would tell."""
+        return None if self.best_id is None or self.eval_set is None else self.best_id == self.baseline_id
 
     @property
     def note(self) -> str | None:
@@ -158,7 +117,7 @@ class JobResult:
         notes = [_why_nothing(self)] if self.eval_set is None else []
         if self.eval_set is not None and not self.is_over:
             notes.append("figures so far")
-        if self.eval_set is SeedSet.SEARCH and self.is_over:
+        if self.eval_set is not None and self.is_over and not are_held_out(self.measured):
             notes.append("no held-out seeds were measured")
         if self.eval_set is not None and self.shown.difference is None:
             notes.append("the baseline has no score on these seeds")
@@ -170,6 +129,12 @@ class JobResult:
 
 def mean_of(found: Estimate | None) -> float | None:
     return None if found is None else found.mean
+
+
+def last_set(results: Sequence[JobResult]) -> SeedSet | None:
+    """The last set on which the best prompt of any of them was measured."""
+    known = {result.eval_set for result in results}
+    return next((name for name in reversed(SeedSet) if name in known), None)
 
 
 def _why_nothing(found: JobResult) -> str:
@@ -226,112 +191,4 @@ def _variant_json(variant: Variant) -> Json:
         "is_best": variant.is_best,
         "is_baseline": variant.is_baseline,
         "messages": variant.messages,
-    }
-
-
-# --- groups ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Mean and standard deviation over n jobs; mean is None for none, sd for fewer than two."""
-
-    mean: float | None
-    sd: float | None
-    n: int
-
-    @staticmethod
-    def of(values: Sequence[float | None]) -> "Summary":
-        """Of those that are known."""
-        known = [value for value in values if value is not None]
-        if not known:
-            return Summary(None, None, 0)
-        mean = math.fsum(known) / len(known)
-        if len(known) == 1:
-            return Summary(mean, None, 1)
-        squares = math.fsum((value - mean) ** 2 for value in known)
-        return Summary(mean, math.sqrt(squares / (len(known) - 1)), len(known))
-
-    def to_json(self) -> Json:
-        return {"mean": self.mean, "sd": self.sd, "n": self.n}
-
-
-@dataclass(frozen=True, slots=True)
-class GroupResult:
-    """Jobs that differ in their random seed alone. settings: those that they have in common.
-
-    eval_set: the last one on which any of them was measured; best, baseline and lift are of those that were. tokens,
-    cost_usd, seconds: of those that ran and are over.
-    """
-
-    group: str
-    settings: Mapping[str, Any]
-    jobs: Sequence[JobResult]
-
-    @property
-    def eval_set(self) -> SeedSet | None:
-        return last_set(self.jobs)
-
-    @property
-    def num_finished(self) -> int:
-        return sum(job.is_over for job in self.jobs)
-
-    @property
-    def best(self) -> Summary:
-        return Summary.of([mean_of(job.on(self.eval_set).best) for job in self.jobs])
-
-    @property
-    def baseline(self) -> Summary:
-        return Summary.of([mean_of(job.on(self.eval_set).baseline) for job in self.jobs])
-
-    @property
-    def lift(self) -> Summary:
-        return Summary.of([mean_of(job.on(self.eval_set).difference) for job in self.jobs])
-
-    @property
-    def spent(self) -> dict[str, Summary]:
-        run = [job for job in self.jobs if job.is_over and job.seconds is not None]
-        return {
-            "tokens": Summary.of([job.total_tokens for job in run]),
-            "cost_usd": Summary.of([job.total_cost_usd for job in run]),
-            "seconds": Summary.of([job.seconds for job in run]),
-        }
-
-    def to_json(self) -> Json:
-        return {
-            "group": self.group,
-            "settings": dict(self.settings),
-            "num_jobs": len(self.jobs),
-            "num_finished": self.num_finished,
-            "eval_set": self.eval_set,
-            "best": self.best.to_json(),
-            "baseline": self.baseline.to_json(),
-            "lift": self.lift.to_json(),
-            **{name: summary.to_json() for name, summary in self.spent.items()},
-        }
-
-
-def groups_of(results: Sequence[JobResult]) -> list[GroupResult]:
-    """In the order of their first jobs."""
-    found: dict[str, list[JobResult]] = {}
-    for result in results:
-        found.setdefault(result.group, []).append(result)
-    return [GroupResult(name, _common_settings(jobs), jobs) for name, jobs in found.items()]
-
-
-def last_set(results: Sequence[JobResult]) -> SeedSet | None:
-    """The last set on which the best prompt of any of them was measured."""
-    known = {result.eval_set for result in results}
-    return next((name for name in reversed(SeedSet) if name in known), None)
-
-
-def _common_settings(jobs: Sequence[JobResult]) -> dict[str, Any]:
-    """Those of all of them, without the random seed, by which name or path it was ever given."""
-    first, *others = (job.settings for job in jobs)
-    return {
-        name: value
-        for name, value in first.items()
-        if name != SEED
-        and name.rpartition(".")[2] != RNG_SEED
-        and all(name in other and other[name] == value for other in others)
     }

@@ -11,18 +11,11 @@ from promptjobs.core.experiment_comparisons import (
     JobComparison,
     leading,
 )
-from promptjobs.core.experiment_results import (
-    Figures,
-    GroupResult,
-    JobResult,
-    SeedSet,
-    Summary,
-    Variant,
-    last_set,
-    mean_of,
-)
+from promptjobs.core.experiment_groups import GroupResult, Summary
+from promptjobs.core.experiment_results import Figures, JobResult, Variant, last_set, mean_of
 from promptjobs.core.markdown import bullets, fenced, inline, table
 from promptjobs.core.run_comparison import RunComparison
+from promptjobs.core.seed_sets import SeedSet
 from promptjobs.core.verdict import CONFIDENCE, Estimate
 
 NONE = "–"
@@ -89,7 +82,7 @@ def _opening(experiment: Mapping[str, Any]) -> str:
 def _leader(found: ExperimentResults) -> Iterator[str]:
     best, name = leading(found.jobs), last_set(found.jobs)
     if best is None or name is None:
-        yield "Nothing is measured yet."
+        yield "Nothing has been measured."
         return
     said = f"**On the {name} seeds {inline(best.label)} has the best prompt: {_estimate(best.on(name).best)}.**"
     others = [each for each in found.comparisons if best in (each.first, each.second)]
@@ -252,7 +245,8 @@ def _difference(found: Estimate | None) -> str:
 
 
 def _interval(found: Estimate, form: str) -> str:
-    return "" if found.low is None or found.high is None else f" ({found.low:{form}} to {found.high:{form}})"
+    span = found.span(form)
+    return "" if span is None else f" ({span})"
 
 
 def _p(found: float | None) -> str:

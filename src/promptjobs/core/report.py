@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from promptjobs.core.archive import Candidate
 from promptjobs.core.markdown import bullets, fenced, inline, table
 from promptjobs.core.prompt import Message, render
+from promptjobs.core.seed_sets import are_held_out
 from promptjobs.core.verdict import CONFIDENCE, Estimate
 
 FEW_SEEDS = 10
@@ -158,7 +159,7 @@ def _doubts(facts: ReportFacts) -> Iterator[str]:
             yield "The interval of the difference holds 0: it may be chance."
         if gain.n < FEW_SEEDS:
             yield f"The difference rests on {gain.n} {'seed' if gain.n == 1 else 'seeds'} only."
-    if not any(each.name in ("validation", "test") for each in facts.figures):
+    if not are_held_out([each.name for each in facts.figures]):
         yield "No seeds were held out: the search was steered by those that the scores are of, which flatters the best."
     failed = sum(facts.failures.values())
     if facts.rollouts and failed > MANY_FAILURES * facts.rollouts:
@@ -176,9 +177,8 @@ def _difference(found: Estimate | None) -> str:
 
 
 def _interval(found: Estimate, form: str) -> str:
-    if found.low is None or found.high is None:
-        return f"(n = {found.n})"
-    return f"({found.low:{form}} to {found.high:{form}}, n = {found.n})"
+    span = found.span(form)
+    return f"(n = {found.n})" if span is None else f"({span}, n = {found.n})"
 
 
 # --- the prompts -----------------------------------------------------------------------------------------------------

@@ -26,6 +26,10 @@ class Estimate:
     high: float | None
     n: int
 
+    def span(self, form: str) -> str | None:
+        """ "0.446 to 0.737", by a format of numbers; None where there is no interval."""
+        return None if self.low is None or self.high is None else f"{self.low:{form}} to {self.high:{form}}"
+
     def to_json(self) -> dict[str, Any]:
         return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n, "confidence": CONFIDENCE}
 

@@ -1,15 +1,18 @@
 """Reads what the jobs of an experiment have found: a few queries, however many jobs there are."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Double, cast, func, select, true
+from sqlalchemy import func, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from promptjobs.core.experiment_results import JobResult, measured_sets
+from promptjobs.core.experiment_results import JobResult
 from promptjobs.core.rejections import BASELINES
+from promptjobs.core.seed_sets import measured_sets
+from promptjobs.db.experiment_standing import RUNNING_SECONDS, SPENT, Totals
 from promptjobs.db.experiment_variants import Marked, Pair, Ranked, each, each_pair, read_variants
 from promptjobs.db.jobs import JobStatus
 from promptjobs.db.models import CandidateRow, Job, LedgerRow, Snapshot, TrialRow
@@ -49,7 +52,9 @@ async def read_results(
 
     job_ids: of these alone; ids that are none of the experiment's jobs are left out.
     """
-    jobs = [_job(row) for row in await connection.execute(_jobs(experiment_id, job_ids))]
+    rows = (await connection.execute(_jobs(experiment_id, job_ids))).all()
+    # In a thread, here and below: configs and scores may be megabytes, and others are served meanwhile.
+    jobs = await asyncio.to_thread(lambda: [_job(row) for row in rows])
     ids = [job.row.id for job in jobs]
     baselines = await _read_baselines(connection, ids)
     best = {job.row.id: job.best_id for job in jobs if job.best_id is not None}
@@ -57,26 +62,37 @@ async def read_results(
     spent = await _read_spent(connection, ids)
     marked = [Marked(job.row.id, job.row.best_snapshot_id, job.best_id, baselines.get(job.row.id)) for job in jobs]
     shown = await read_variants(connection, marked, variants) if variants else {}
-    found = []
-    for job in jobs:
+    found = _Found(best, baselines, scores, spent, shown)
+    return await asyncio.to_thread(lambda: [found.result(job) for job in jobs])
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the jobs have come to, by their ids. best, baselines: ids of candidates, by which `scores` are known."""
+
+    best: Mapping[str, str]
+    baselines: Mapping[str, str]
+    scores: Mapping[Pair, Mapping[int, float]]
+    spent: Mapping[str, Totals]
+    shown: Mapping[str, Ranked]
+
+    def result(self, job: _Job) -> JobResult:
         job_id = job.row.id
-        ours, theirs = (scores.get((job_id, ids_of.get(job_id, "")), {}) for ids_of in (best, baselines))
-        tokens, usd, unpriced = spent.get(job_id, (0, 0.0, 0))
-        ranked = shown.get(job_id, Ranked(0, ()))
-        found.append(
-            JobResult(
-                **_told(job),
-                total_tokens=tokens,
-                cost_usd=usd,
-                unpriced_calls=unpriced,
-                best_id=job.best_id,
-                baseline_id=baselines.get(job_id),
-                measured=measured_sets(job.config, ours, theirs),
-                variants=ranked.variants,
-                num_variants=ranked.total,
-            )
+        both = (self.best, self.baselines)
+        ours, theirs = (self.scores.get((job_id, ids_of.get(job_id, "")), {}) for ids_of in both)
+        totals = self.spent.get(job_id, Totals(0, 0.0, 0))
+        ranked = self.shown.get(job_id, Ranked(0, ()))
+        return JobResult(
+            **_told(job),
+            total_tokens=totals.tokens,
+            cost_usd=totals.usd,
+            unpriced_calls=totals.unpriced_calls,
+            best_id=job.best_id,
+            baseline_id=self.baselines.get(job_id),
+            measured=measured_sets(job.config, ours, theirs),
+            variants=ranked.variants,
+            num_variants=ranked.total,
         )
-    return found
 
 
 def _told(job: _Job) -> dict[str, Any]:
@@ -105,8 +121,6 @@ def _told(job: _Job) -> dict[str, Any]:
 
 def _jobs(experiment_id: str, job_ids: Sequence[str] | None) -> Any:
     """The rows that results are made of, without their payloads."""
-    end = func.coalesce(Job.finished_at, Job.paused_at, func.clock_timestamp())
-    seconds = cast(func.extract("epoch", end - Job.started_at), Double) - Job.paused_seconds
     # The first of the names in the payload is its own: what stands before it is text, in which quotes are escaped. The
     # payload is not cast, since a prompt may hold what the cast refuses.
     at = func.strpos(Snapshot.payload, BEST_ID)
@@ -127,7 +141,7 @@ def _jobs(experiment_id: str, job_ids: Sequence[str] | None) -> Any:
             Job.error,
             Job.best_snapshot_id,
             Job.started_at,
-            seconds.label("seconds"),
+            RUNNING_SECONDS.label("seconds"),
             func.nullif(at, 0).label("has_best"),
             best_id.label("best_id"),
         )
@@ -170,25 +184,20 @@ async def _read_scores(connection: AsyncConnection, pairs: set[Pair]) -> dict[Pa
         .join(wanted, (wanted.c.job_id == TrialRow.job_id) & (wanted.c.candidate_id == TrialRow.candidate_id))
         .order_by(TrialRow.job_id, TrialRow.n)
     )
+    return await asyncio.to_thread(_by_pair, (await connection.execute(query)).all())
+
+
+def _by_pair(trials: Sequence[Any]) -> dict[Pair, Mapping[int, float]]:
+    """trials: (job, candidate, seeds, scores as JSON text), in their order."""
     found: dict[Pair, PhaseScores] = {}
-    for job_id, candidate_id, seeds, scores in await connection.execute(query):
+    for job_id, candidate_id, seeds, scores in trials:
         known = found.setdefault((job_id, candidate_id), PhaseScores())
         for seed, score in zip(seeds, orjson.loads(scores), strict=True):
             known.add(seed, score)
     return {pair: known.scores for pair, known in found.items()}
 
 
-async def _read_spent(connection: AsyncConnection, job_ids: Sequence[str]) -> dict[str, tuple[int, float, int]]:
-    """By job: tokens, USD, and how many calls have no known price."""
-    query = (
-        select(
-            LedgerRow.job_id,
-            func.sum(LedgerRow.tokens).label("tokens"),
-            func.sum(LedgerRow.usd).label("usd"),
-            func.sum(LedgerRow.unpriced_calls).label("unpriced"),
-        )
-        .where(LedgerRow.job_id.in_(job_ids))
-        .group_by(LedgerRow.job_id)
-    )
-    found = await connection.execute(query)
-    return {row.job_id: (int(row.tokens), float(row.usd), int(row.unpriced)) for row in found}
+async def _read_spent(connection: AsyncConnection, job_ids: Sequence[str]) -> dict[str, Totals]:
+    """By job; those without a call are left out."""
+    query = select(LedgerRow.job_id, *SPENT).where(LedgerRow.job_id.in_(job_ids)).group_by(LedgerRow.job_id)
+    return {row.job_id: Totals.of(row) for row in await connection.execute(query)}

@@ -44,11 +44,20 @@ class OverJobs:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What all jobs of an experiment have spent. unpriced_calls: at a price that is not known; usd is without them."""
+    """What has been spent. unpriced_calls: at a price that is not known; usd is without them."""
 
     tokens: int
     usd: float
     unpriced_calls: int
+
+    @staticmethod
+    def of(row: Row[*tuple[Any, ...]]) -> "Totals":
+        """row: has SPENT."""
+        return Totals(int(row.tokens), float(row.usd), int(row.unpriced_calls))
+
+
+SPENT = [func.sum(column).label(column.key) for column in (LedgerRow.tokens, LedgerRow.usd, LedgerRow.unpriced_calls)]
+"""Columns of a query that groups rows of the ledger."""
 
 
 async def read_open(connection: AsyncConnection, experiment_ids: Sequence[str]) -> list[OpenJob]:
@@ -81,11 +90,6 @@ async def read_over(connection: AsyncConnection, experiment_ids: Sequence[str]) 
 
 async def read_totals(connection: AsyncConnection, experiment_ids: Sequence[str]) -> Mapping[str, Totals]:
     """By experiment; of one without jobs there are none."""
-    columns = (LedgerRow.tokens, LedgerRow.usd, LedgerRow.unpriced_calls)
-    query = select(Job.experiment_id, *(func.sum(column).label(column.key) for column in columns))
-    query = query.join(LedgerRow, LedgerRow.job_id == Job.id)
+    query = select(Job.experiment_id, *SPENT).join(LedgerRow, LedgerRow.job_id == Job.id)
     query = query.where(Job.experiment_id.in_(experiment_ids)).group_by(Job.experiment_id)
-    return {
-        row.experiment_id: Totals(int(row.tokens), float(row.usd), int(row.unpriced_calls))
-        for row in await connection.execute(query)
-    }
+    return {row.experiment_id: Totals.of(row) for row in await connection.execute(query)}

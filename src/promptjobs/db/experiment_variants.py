@@ -1,5 +1,6 @@
 """Reads the best prompts of the jobs of an experiment, as many as may be shown."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,8 @@ async def read_variants(connection: AsyncConnection, jobs: Sequence[Marked], wan
     found = {}
     async for snapshot_id, payload in _payloads(connection, list(published)):
         job = published[snapshot_id]
-        ranked = orjson.loads(payload)["optimized_candidates"]
+        # In a thread, so that others are served between one payload and the next.
+        ranked = (await asyncio.to_thread(orjson.loads, payload))["optimized_candidates"]
         found[job.job_id] = Ranked(len(ranked), list(_published(job, ranked[:most])))
     going = {job.job_id: job for job in jobs if job.snapshot_id is None and job.best_id is not None}
     return within(found | await _read_told(connection, going, most), MAX_CHARACTERS)

@@ -1,6 +1,6 @@
 """Queries of what a job has found: trials, rollouts, the learning curve, snapshots, artifacts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -214,6 +214,12 @@ async def read_curve(connection: AsyncConnection, job_id: str) -> list[CurveEven
         CurveEvent(event.seq, event.type, event.data, event.created_at, found.get(candidate_id))
         for event, candidate_id in zip(named, ids, strict=True)
     ]
+
+
+def curve_step(told: Mapping[str, Any]) -> tuple[int, float] | None:
+    """(rollouts, best score) that the data of an event of the curve tells of; None where nothing was scored."""
+    score = told["best_score"] if "best_score" in told else told["accuracy"]
+    return None if score is None else (told["rollouts_completed"], score)
 
 
 # --- snapshots and artifacts -----------------------------------------------------------------------------------------

@@ -57,6 +57,11 @@ def search_scores(by_phase: ByPhase) -> PhaseScores:
     return found if found.scores else by_phase.get(Phase.BOOTSTRAP, found)
 
 
+def all_scores(by_phase: ByPhase) -> dict[int, float]:
+    """By seed, whatever they were measured for: the seeds of a job's sets are apart."""
+    return {seed: score for phase in by_phase.values() for seed, score in phase.scores.items()}
+
+
 async def read_failures(
     connection: AsyncConnection, job_id: str, candidate_ids: Sequence[str]
 ) -> dict[tuple[str, int], FailureReason]:

@@ -3,9 +3,10 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from typing import Any
 
 import asyncpg
-from sqlalchemy import exc
+from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.db.session import Database
@@ -40,8 +41,20 @@ async def reading(database: Database) -> AsyncIterator[AsyncConnection]:
         yield whole
         return
     with _translated():
-        async with database.engine.connect() as connection:
-            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+        async with _taken(database) as connection:
+            yield connection
+
+
+@asynccontextmanager
+async def at_one_moment(database: Database) -> AsyncIterator[AsyncConnection]:
+    """A connection for reading whose statements all see what the first one sees. Raises like `reading`."""
+    whole = _WHOLE.get()
+    if whole is not None:
+        yield whole
+        return
+    with _translated():
+        async with _begun(database, isolation="repeatable_read", readonly=True) as connection:
+            yield connection
 
 
 @asynccontextmanager
@@ -77,43 +90,74 @@ async def whole(database: Database) -> AsyncIterator[AsyncConnection]:
 @asynccontextmanager
 async def savepoint(connection: AsyncConnection) -> AsyncIterator[None]:
     """Undo what the block has done to a transaction, and nothing else, where it raises."""
-    async with _transaction(await driver_of(connection)):
+    part = (await driver_of(connection)).transaction()
+    await part.start()
+    try:
         yield
+    except BaseException:
+        await _undone(part)
+        raise
+    await part.commit()
 
 
 async def driver_of(connection: AsyncConnection) -> asyncpg.Connection:
-    """The driver's own connection: what it carries out is a part of the same transaction."""
-    return (await connection.get_raw_connection()).driver_connection
+    """The driver's own connection: what it carries out is a part of the same transaction.
+
+    Raises asyncpg.InterfaceError where that is lost: a new one, which SQLAlchemy would open, would be outside of it.
+    """
+    pooled = connection.sync_connection
+    if pooled is None or pooled.invalidated:
+        raise asyncpg.InterfaceError("the connection was lost")
+    return pooled.connection.driver_connection
 
 
 @asynccontextmanager
-async def _begun(database: Database) -> AsyncIterator[AsyncConnection]:
-    """The driver's transaction: it begins here, whether SQLAlchemy or the driver carries out the first statement."""
+async def _taken(database: Database) -> AsyncIterator[AsyncConnection]:
+    """A connection of the pool, which begins no transaction by itself."""
     async with database.engine.connect() as pooled:
         connection = await pooled.execution_options(isolation_level="AUTOCOMMIT")
         driver = await driver_of(connection)
         try:
-            async with _transaction(driver):
-                yield connection
+            yield connection
         finally:
-            # A task that was cancelled in the middle may have kept the end from coming through.
-            if not driver.is_closed() and driver.is_in_transaction():
-                await connection.invalidate()
+            if driver.is_closed() and not connection.invalidated:
+                # What only the driver has met is unknown to the pool, which would hand out the dead connection again
+                # and again. By a statement of its own it notices, and replaces all that are as old.
+                with suppress(exc.DBAPIError):
+                    await connection.execute(text("SELECT 1"))
 
 
 @asynccontextmanager
-async def _transaction(driver: asyncpg.Connection) -> AsyncIterator[None]:
-    """Committed at the end of the block, or undone; what has ended the block is what its caller sees."""
-    transaction = driver.transaction()
-    await transaction.start()
-    try:
-        yield
-    except BaseException:
-        # A connection that is gone has undone everything itself.
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-            await transaction.rollback()
-        raise
-    await transaction.commit()
+async def _begun(database: Database, **options: Any) -> AsyncIterator[AsyncConnection]:
+    """The driver's transaction: it begins here, whether SQLAlchemy or the driver carries out the first statement.
+
+    Committed at the end of the block, or undone; what has ended the block is what its caller sees.
+    """
+    async with _taken(database) as connection:
+        driver = await driver_of(connection)
+        transaction, is_over = driver.transaction(**options), False
+        try:
+            await transaction.start()
+            try:
+                yield connection
+            except BaseException:
+                is_over = await _undone(transaction)
+                raise
+            await transaction.commit()
+            is_over = True
+        finally:
+            # The driver cannot tell: a BEGIN that was cancelled before its answer came is none for it. In what is left
+            # open, the next transaction would be a savepoint, and never be committed.
+            if not is_over and not driver.is_closed():
+                await connection.invalidate()
+
+
+async def _undone(transaction: asyncpg.transaction.Transaction) -> bool:
+    """Whether the server has said so. A connection that is gone has undone everything itself."""
+    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        await transaction.rollback()
+        return True
+    return False
 
 
 @contextmanager

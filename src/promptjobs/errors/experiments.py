@@ -44,7 +44,9 @@ class PlotsUnavailable(PromptjobsError):
     code = "plots_not_installed"
 
     def __init__(self) -> None:
-        super().__init__("this service draws no plots: install it with its extra, pip install 'promptjobs[plots]'")
+        super().__init__(
+            "this service draws no plots: pip install 'promptjobs[plots]' where it runs, and start it again"
+        )
 
 
 class PlotNotFound(NotFound):

@@ -10,19 +10,23 @@ import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.core.config_body import as_json, without_secrets
-from promptjobs.core.experiment_plan import Draft, Loaded, PlannedJob, expand, loaded, naming_job, plan
+from promptjobs.core.experiment_drafts import Draft, Loaded, expand, loaded
+from promptjobs.core.experiment_plan import PlannedJob, naming_job, plan
 from promptjobs.db import experiments
 from promptjobs.db.experiments import MAX_JOBS, ExperimentRow, ExperimentStatus, NewExperiment
 from promptjobs.db.job_commands import Place
 from promptjobs.db.jobs import JobRow
 from promptjobs.db.session import Database
-from promptjobs.db.transactions import reading, writing
+from promptjobs.db.transactions import at_one_moment, reading, writing
 from promptjobs.errors import InvalidRequest
 from promptjobs.jobs.configs import with_saved
 from promptjobs.jobs.experiment_estimate import summed
+from promptjobs.jobs.experiment_turns import Turns
 from promptjobs.jobs.service import MAX_METADATA_BYTES, JobRequest, JobService
 
 MAX_PARALLELISM = 64
+MAX_PLANNING_WAITING = 7
+"""With an Idempotency-Key, each of them holds one of the pool's twenty connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +56,14 @@ class ExperimentService:
 
     def __init__(self, database: Database, jobs: JobService) -> None:
         self._database, self._jobs = database, jobs
+        self._planning = Turns("experiments that are being planned", at_once=1, waiting=MAX_PLANNING_WAITING)
 
     async def create(self, request: ExperimentRequest, organisation: str) -> ExperimentView:
         """Plan and store all jobs and queue them, or nothing where one of them is refused.
 
         Raises InvalidRequest; OverrideIneffective; and what `JobService.create` raises, naming the job.
         """
-        new = _new_experiment(request, organisation)
-        planned = await self._planned(request, organisation)
+        new, planned = await self._planned(request, organisation)
         async with writing(self._database) as connection:
             await experiments.create(connection, new)
             for job in planned:
@@ -72,24 +76,29 @@ class ExperimentService:
 
         Raises what `create` raises, except BalanceEmpty.
         """
-        _new_experiment(request, organisation)
-        planned = await self._planned(request, organisation)
+        _, planned = await self._planned(request, organisation)
         estimates = []
         for job in planned:
             with naming_job(job.draft, job.label, job.places):
                 estimates.append(await self._jobs.estimate(_job_request(job, None), organisation))
         return summed(planned, estimates, request.parallelism)
 
-    async def _planned(self, request: ExperimentRequest, organisation: str) -> list[PlannedJob]:
-        """In a thread, because hundreds of configs would keep the server from everything else for seconds."""
-        drafts = expand(request.jobs, request.matrix, MAX_JOBS)
-        async with reading(self._database) as connection:
-            with_configs = await _loaded(connection, drafts, organisation)
-        return await asyncio.to_thread(plan, with_configs)
+    async def _planned(self, request: ExperimentRequest, organisation: str) -> tuple[NewExperiment, list[PlannedJob]]:
+        """In a thread, because hundreds of configs would keep the server from everything else for seconds.
+
+        One request at a time: planning takes a core, and who waits may hold a connection of the pool.
+        Raises RateLimited where too many wait.
+        """
+        async with self._planning.turn():
+            new = await asyncio.to_thread(_new_experiment, request, organisation)
+            drafts = expand(request.jobs, request.matrix, MAX_JOBS)
+            async with reading(self._database) as connection:
+                with_configs = await _loaded(connection, drafts, organisation)
+            return new, await asyncio.to_thread(plan, with_configs)
 
     async def get(self, experiment_id: str) -> ExperimentView:
         """Raises ExperimentNotFound."""
-        async with reading(self._database) as connection:
+        async with at_one_moment(self._database) as connection:
             return await self._view(connection, experiment_id)
 
     async def page(
