@@ -467,3 +467,12 @@ async def test_a_job_of_a_newer_version_is_shown_and_hides_no_other(
         await connection.execute(changed, {"known": known, "more": f'"new_field":1,{known}', "job_id": theirs})
     assert (await client.get(f"{JOBS_PATH}/{theirs}")).json()["spend"]["caps"]["total_usd"] is None
     assert [job["job_id"] for job in (await client.get(JOBS_PATH)).json()] == [ours, theirs]
+
+
+async def test_of_many_errors_three_are_told_and_the_others_counted(client: httpx.AsyncClient) -> None:
+    wrong = {"algorithm": 1, "overrides": 2, "metadata": 3, "auto_start": 4, "config_name": 5}
+    problem = (await client.post(JOBS_PATH, json=wrong)).json()
+    assert problem["detail"] == (
+        "algorithm: expected a string; overrides: expected an object; metadata: expected an object; and 2 more"
+    )
+    assert problem["param"] == "algorithm"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.api.plot_facts import headed
-from promptjobs.core.experiment_results import JobResult, last_set
+from promptjobs.core.experiment_results import JobResult, counted_jobs, last_set
 from promptjobs.core.seed_sets import SeedSet
 from promptjobs.core.verdict import mean_estimate
 from promptjobs.db import plot_data
@@ -30,7 +30,7 @@ class ExperimentFacts:
 
     def heading(self, title: str, note: str, nothing: str | None) -> Heading:
         """nothing: why there is nothing to show, if so."""
-        about = f"{len(self.jobs)} jobs, {self.row.status}"
+        about = f"{counted_jobs(len(self.jobs))}, {self.row.status}"
         return headed(f"{title}: {self.row.name}", about, note, nothing, is_over=self.row.status.is_terminal)
 
 

@@ -16,6 +16,7 @@ from starlette.routing import compile_path
 from promptjobs.api.bodies import JsonResponse
 from promptjobs.api.middleware import request_id_of
 from promptjobs.errors import InvalidRequest, PromptjobsError, RateLimited, RequestInProgress
+from promptjobs.errors.shown import MAX_SHOWN
 
 PROBLEM = "application/problem+json"
 RETRY_SECONDS = 1
@@ -40,6 +41,9 @@ WORDS = {
     "less_than_equal": "expected at most {le}",
 }
 """Errors of pydantic in the words of JSON, with the facts of their context."""
+
+MOST_TOLD = 3
+"""Errors of one request that are told in full."""
 
 OWN = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 
@@ -112,10 +116,19 @@ def _body(
 def invalid(errors: list[ErrorDetails]) -> InvalidRequest:
     """What pydantic found, without the values: they may be secrets."""
     first, *others = errors
-    words = WORDS.get(first["type"])
-    said = first["msg"].removeprefix("Value error, ") if words is None else words.format(**first.get("ctx", {}))
-    more = f" (and {len(others)} more)" if others else ""
-    return InvalidRequest(f"{said}{more}", ".".join(str(step) for step in first["loc"]))
+    told = [f"{_place(each)}: {_said(each)}" for each in others[: MOST_TOLD - 1]]
+    if len(others) > len(told):
+        told.append(f"and {len(others) - len(told)} more")
+    return InvalidRequest("; ".join([_said(first), *told]), _place(first))
+
+
+def _place(error: ErrorDetails) -> str:
+    return ".".join(str(step)[:MAX_SHOWN] for step in error["loc"])
+
+
+def _said(error: ErrorDetails) -> str:
+    words = WORDS.get(error["type"])
+    return error["msg"].removeprefix("Value error, ") if words is None else words.format(**error.get("ctx", {}))
 
 
 def own_problem(request: Request, error: PromptjobsError) -> Response:

@@ -192,3 +192,8 @@ def _variant_json(variant: Variant) -> Json:
         "is_baseline": variant.is_baseline,
         "messages": variant.messages,
     }
+
+
+def counted_jobs(count: int) -> str:
+    """ "1 job", "12 jobs"."""
+    return "1 job" if count == 1 else f"{count} jobs"

@@ -12,7 +12,7 @@ from promptjobs.core.experiment_comparisons import (
     leading,
 )
 from promptjobs.core.experiment_groups import GroupResult, Summary
-from promptjobs.core.experiment_results import Figures, JobResult, Variant, last_set, mean_of
+from promptjobs.core.experiment_results import Figures, JobResult, Variant, counted_jobs, last_set, mean_of
 from promptjobs.core.markdown import bullets, fenced, inline, table
 from promptjobs.core.run_comparison import RunComparison
 from promptjobs.core.seed_sets import SeedSet
@@ -76,7 +76,7 @@ def results_markdown(found: ExperimentResults) -> str:
 def _opening(experiment: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in experiment["counts"].items() if count)
     told = f"Experiment {inline(experiment['experiment_id'])} is {inline(experiment['status'])}"
-    return f"{told}: {experiment['num_jobs']} jobs, {counts}."
+    return f"{told}: {counted_jobs(experiment['num_jobs'])}, {counts}."
 
 
 def _leader(found: ExperimentResults) -> Iterator[str]:
