@@ -19,7 +19,7 @@ from promptjobs.db import api_keys
 from promptjobs.db.session import Database
 from promptjobs.db.transactions import writing
 from promptjobs.errors import RateLimited
-from promptjobs.jobs.experiment_turns import Turns
+from promptjobs.jobs.turns import Turns
 from tests.fakes.config_bodies import PROMPT, body
 from tests.fakes.recorded_jobs import BUDGET, job_service
 from tests.fakes.served import in_process

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from promptjobs.api import experiment_result_schemas
 from promptjobs.api.bodies import JsonResponse
 from promptjobs.api.caching import NOT_CHANGED, conditional
-from promptjobs.api.experiment_figures import FigureTurns
 from promptjobs.api.experiment_wire import counts_json
+from promptjobs.api.figure_turns import FigureTurns
 from promptjobs.api.parameters import EXAMPLE_ID, JOB_ID, ExperimentId, TheDatabase
 from promptjobs.core.experiment_comparisons import MAX_COMPARED, Compare, ExperimentResults, compared
 from promptjobs.core.experiment_results import JobResult

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from promptjobs.api import plot_candidates, plot_comparison, plot_curve, plot_experiment_figures, plot_facts
 from promptjobs.api.bodies import JsonResponse
 from promptjobs.api.caching import NOT_CHANGED, conditional
-from promptjobs.api.experiment_figures import FigureTurns
+from promptjobs.api.figure_turns import FigureTurns
 from promptjobs.api.parameters import ExperimentId, JobId, TheDatabase
 from promptjobs.api.plot_experiment_figures import ExperimentFacts
 from promptjobs.api.plot_facts import JobFacts

@@ -21,8 +21,8 @@ from promptjobs.db.transactions import at_one_moment, reading, writing
 from promptjobs.errors import InvalidRequest
 from promptjobs.jobs.configs import with_saved
 from promptjobs.jobs.experiment_estimate import summed
-from promptjobs.jobs.experiment_turns import Turns
 from promptjobs.jobs.service import MAX_METADATA_BYTES, JobRequest, JobService
+from promptjobs.jobs.turns import Turns
 
 MAX_PARALLELISM = 64
 MAX_PLANNING_WAITING = 7

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from promptjobs.jobs.experiment_turns import Turns
+from promptjobs.jobs.turns import Turns
 
 AT_ONCE = 2
 WAITING = 32
