@@ -134,9 +134,14 @@ async def test_an_end_that_is_rolled_back_has_told_nobody(database: Database, co
     await whole.rollback()
     assert await told(connection, job_id) == {}
     waiting = await queued(database, connection)
-    async with writing(database) as transaction:
-        await job_commands.cancel(transaction, waiting, None)
-        await transaction.rollback()
+
+    async def cancel_in_vain() -> None:
+        async with writing(database) as transaction:
+            await job_commands.cancel(transaction, waiting, None)
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await cancel_in_vain()
     assert await told(connection, waiting) == {}
     assert await connection.fetchval("SELECT status FROM jobs WHERE id = $1", waiting) == "queued"
 
