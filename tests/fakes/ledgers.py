@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
+from promptjobs.core.ledger import Category
 from promptjobs.db.ledger import Ledger
 
 
@@ -21,6 +22,12 @@ async def running_ledger(
             yield ledger
         finally:
             ledger.groups.stop()
+
+
+async def open_accounts(connection: asyncpg.Connection, job_id: str) -> None:
+    """As the creation of a job does."""
+    rows = [(job_id, category.value) for category in Category]
+    await connection.executemany("INSERT INTO ledger(job_id, category) VALUES ($1, $2)", rows)
 
 
 def unused_ledger() -> Ledger:

@@ -21,16 +21,15 @@ from promptjobs.core.config import resolve
 from promptjobs.core.ledger import Account, Amount, Caps, Category
 from promptjobs.core.prompt import Message
 from promptjobs.core.verifier import PURPOSE as JUDGE
-from promptjobs.db.ledger import Ledger, Settlement, Spending, open_accounts, read_spending
+from promptjobs.db.ledger import Ledger, Settlement, Spending, read_spending
 from promptjobs.db.session import Database
-from promptjobs.db.transactions import writing
 from promptjobs.errors import BudgetExhausted, LeaseLost, ProviderNotConfigured
 from promptjobs.jobs.completions import Completions
 from promptjobs.jobs.lease import Lease, boot_seconds
 from promptjobs.jobs.purse import Purse
 from tests.fakes.config_bodies import body
 from tests.fakes.journaled import new_job
-from tests.fakes.ledgers import running_ledger
+from tests.fakes.ledgers import open_accounts, running_ledger
 
 pytestmark = pytest.mark.slow
 
@@ -137,8 +136,7 @@ async def running(
     config = resolve("gepa", body({"prices": prices, **(limits or {})}), None).config
     job_id = await new_job(database)
     connection = await database.connect()
-    async with writing(database) as opening:
-        await open_accounts(opening, job_id)
+    await open_accounts(connection, job_id)
     if balance is not None:
         await connection.execute("INSERT INTO balances(organisation, usd) VALUES ('default', $1)", balance)
     world = World(database, job_id, None, None, None, list(handlers), connection)  # type: ignore[arg-type]

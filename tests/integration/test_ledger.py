@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from promptjobs.core.ledger import Account, Amount, Cap, Caps, Category, Refusal
+from promptjobs.db import jobs
 from promptjobs.db.ledger import (
     MARGIN_SECONDS,
     Hold,
@@ -17,20 +18,19 @@ from promptjobs.db.ledger import (
     Settlement,
     Spending,
     expire_holds,
-    open_accounts,
     orphaned_holders,
     read_spending,
     reserve,
     settle,
-    spending_of,
 )
 from promptjobs.db.session import Database
-from promptjobs.db.transactions import reading, writing
+from promptjobs.db.transactions import reading
 from promptjobs.errors import BudgetExhausted, DatabaseUnavailable
 from tests.fakes.cutter import through_cutter
 from tests.fakes.holds import account, amount, balance_of, hold, open_balance, settled
 from tests.fakes.interceptor_world import make_job, until
 from tests.fakes.ledgers import running_ledger
+from tests.fakes.recorded_jobs import created_job
 
 
 @pytest.fixture
@@ -193,15 +193,16 @@ async def test_hold_is_reserved_once_however_often_it_is_sent(connection: asyncp
     assert await policy_of(connection) == account(held=amount("0.7"))
 
 
-async def test_accounts_are_opened_and_read_over_the_pool(database: Database, connection: asyncpg.Connection) -> None:
-    await connection.execute("DELETE FROM ledger")
-    async with writing(database) as pooled:
-        await open_accounts(pooled, "pl_1")
-    await settle(connection, [Settlement("pl_1", Category.PROPOSAL, None, amount("1e-12", 4))])
+async def test_accounts_are_open_from_the_creation_and_a_job_shows_them(
+    database: Database, connection: asyncpg.Connection
+) -> None:
+    job_id = await created_job(database)
+    assert await connection.fetchval("SELECT count(*) FROM ledger WHERE job_id = $1", job_id) == len(Category)
+    await settle(connection, [Settlement(job_id, Category.PROPOSAL, None, amount("1e-12", 4))])
     async with reading(database) as pooled:
-        spending = await spending_of(pooled, "pl_1")
-    assert spending == await read_spending(connection, "pl_1")
-    assert spending.accounts[Category.PROPOSAL] == account(settled=amount("1e-12", 4))
+        shown = (await jobs.read(pooled, job_id)).categories
+    assert shown == await read_spending(connection, job_id)
+    assert shown.accounts[Category.PROPOSAL] == account(settled=amount("1e-12", 4))
 
 
 # --- the queue of a process ------------------------------------------------------------------------------------------

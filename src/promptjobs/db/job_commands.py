@@ -10,14 +10,14 @@ from functools import cache
 from typing import Any
 
 import orjson
-from sqlalchemy import Double, bindparam, cast, delete, func, insert, select, update
+from sqlalchemy import Double, cast, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from promptjobs.core.ledger import Category
 from promptjobs.core.stats import Statistics
 from promptjobs.db import balances, events
 from promptjobs.db.balances import DEFAULT_ORGANISATION
 from promptjobs.db.jobs import JobStatus
-from promptjobs.db.ledger import open_accounts
 from promptjobs.db.models import (
     Artifact,
     Call,
@@ -32,7 +32,6 @@ from promptjobs.db.models import (
     TrialRow,
     Turn,
 )
-from promptjobs.db.statements import Statement
 from promptjobs.db.transactions import driver_of
 from promptjobs.db.webhook_messages import enqueue_end
 from promptjobs.errors import JobConflict, JobNotFound
@@ -80,20 +79,27 @@ class NewJob:
 async def create(connection: AsyncConnection, job: NewJob) -> None:
     """Insert the job, its accounts and its first event, and tell readers and workers at commit."""
     values = _values(job)
-    await _insert(tuple(values)).rows(connection, **values)
-    await open_accounts(connection, job.id)
-    await events.insert_one(connection, job.id, 1, "prompt.learning.created", job.event_message, job.event_data)
-    await events.notify(connection, events.EVENTS_CHANNEL, job.id)
-    await events.notify(connection, events.JOBS_CHANNEL, job.id)
+    categories = [str(category) for category in Category]
+    told = ("prompt.learning.created", job.event_message, job.event_data)
+    driver = await driver_of(connection)
+    await driver.execute(_create(tuple(values)), *values.values(), categories, *told)
 
 
 @cache
-def _insert(names: tuple[str, ...]) -> Statement:
-    return Statement(insert(Job).values({name: bindparam(name) for name in names}))
+def _create(columns: tuple[str, ...]) -> str:
+    """All of a creation in one statement, since each is a round trip. columns: of the job, its id first."""
+    given = [f"${n}" for n in range(1, len(columns) + 5)]
+    categories, event_type, message, data = given[-4:]
+    return f"""
+    WITH job AS (INSERT INTO jobs({", ".join(columns)}) VALUES ({", ".join(given[:-4])})),
+    accounts AS (INSERT INTO ledger(job_id, category) SELECT $1::text, unnest({categories}::text[])),
+    told AS (INSERT INTO events(job_id, seq, type, message, level, data)
+      VALUES ($1::text, 1, {event_type}, {message}, 'info', {data}))
+    SELECT pg_notify('{events.EVENTS_CHANNEL}', $1::text), pg_notify('{events.JOBS_CHANNEL}', $1::text)"""
 
 
 def _values(job: NewJob) -> dict[str, Any]:
-    """By the names of the attributes."""
+    """By the names of the columns."""
     place = job.place
     return {
         "id": job.id,
@@ -103,7 +109,7 @@ def _values(job: NewJob) -> dict[str, Any]:
         "config": job.config,
         "config_sent": job.config_sent,
         "warnings": job.warnings,
-        "metadata_json": job.metadata,
+        "metadata": job.metadata,
         "labels": orjson.dumps(dict(job.labels)).decode(),
         "parent_id": job.parent_id,
         "config_name": job.config_name,

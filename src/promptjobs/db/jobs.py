@@ -15,7 +15,8 @@ from sqlalchemy.orm import aliased
 
 from promptjobs.core.ledger import Account, Amount
 from promptjobs.db.columns import created_at_of
-from promptjobs.db.ledger import Spending, spending_of
+from promptjobs.db.ledger import Spending, spending_from
+from promptjobs.db.ledger_statements import ACCOUNT_COLUMNS
 from promptjobs.db.models import BalanceRow, CandidateRow, Event, Job, LedgerRow, Snapshot
 from promptjobs.db.statements import Statement
 from promptjobs.errors import JobNotFound
@@ -205,9 +206,12 @@ def _shown(chosen: Select[str, datetime]) -> tuple[Subquery, Select[*tuple[Any, 
 
 @cache
 def _one() -> Statement:
-    """The job `job_id`, with its snapshot's payload."""
+    """The job `job_id`, with its snapshot's payload and its accounts, each column of theirs as an array."""
     _, shown = _shown(select(Job.id, Job.created_at).where(Job.id == bindparam("job_id")))
-    return Statement(shown.add_columns(Snapshot.payload).outerjoin(Snapshot, Snapshot.id == Job.best_snapshot_id))
+    arrays = [func.array_agg(getattr(LedgerRow, name)).label(name) for name in ACCOUNT_COLUMNS]
+    accounts = select(*arrays).where(LedgerRow.job_id == bindparam("job_id")).lateral("accounts")
+    shown = shown.add_columns(Snapshot.payload, *accounts.c)
+    return Statement(shown.outerjoin(Snapshot, Snapshot.id == Job.best_snapshot_id).join(accounts, true()))
 
 
 @cache
@@ -239,8 +243,10 @@ async def read(connection: AsyncConnection, job_id: str) -> JobRow:
     found = await _one().row(connection, job_id=job_id)
     if found is None:
         raise JobNotFound(job_id)
-    *columns, payload = found.values()
-    spending = await spending_of(connection, job_id)
+    values = tuple(found.values())
+    *columns, payload = values[: -len(ACCOUNT_COLUMNS)]
+    arrays = (array or () for array in values[-len(ACCOUNT_COLUMNS) :])
+    spending = spending_from(dict(zip(ACCOUNT_COLUMNS, row, strict=True)) for row in zip(*arrays, strict=True))
     return _row(columns, Spent.of(spending), spending, payload)
 
 

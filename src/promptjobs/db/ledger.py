@@ -8,12 +8,10 @@ from decimal import Decimal
 from typing import Any
 
 import asyncpg
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptjobs.core.ledger import Account, Amount, Caps, Category, Refusal, refusal
 from promptjobs.db.groups import Groups
-from promptjobs.db.ledger_statements import EXPIRE, HOLD, LIVE, LOCK, OPEN, ORPHANED, SETTLE, SPENDING, THERE
-from promptjobs.db.transactions import driver_of
+from promptjobs.db.ledger_statements import EXPIRE, HOLD, LIVE, LOCK, ORPHANED, SETTLE, SPENDING, THERE
 from promptjobs.errors import BudgetExhausted, DatabaseUnavailable
 
 MARGIN_SECONDS = 60.0
@@ -127,19 +125,9 @@ async def orphaned_holders(connection: asyncpg.Connection) -> frozenset[int]:
     return frozenset(row["holder"] for row in await connection.fetch(ORPHANED))
 
 
-async def open_accounts(connection: AsyncConnection, job_id: str) -> None:
-    """A row for each category, for a job that is being created."""
-    await (await driver_of(connection)).execute(OPEN, job_id, [str(category) for category in Category])
-
-
 async def read_spending(connection: asyncpg.Connection, job_id: str) -> Spending:
     """What the job has come to; nothing for a job that does not exist."""
-    return _spending(await connection.fetch(SPENDING, job_id))
-
-
-async def spending_of(connection: AsyncConnection, job_id: str) -> Spending:
-    """`read_spending` over a connection of the pool."""
-    return await read_spending(await driver_of(connection), job_id)
+    return spending_from(await connection.fetch(SPENDING, job_id))
 
 
 async def _lock(connection: asyncpg.Connection, holds: Sequence[Hold]) -> tuple[Accounts, Purses]:
@@ -178,7 +166,8 @@ def _account(row: Mapping[str, Any]) -> Account:
     )
 
 
-def _spending(rows: Iterable[Any]) -> Spending:
+def spending_from(rows: Iterable[Mapping[str, Any]]) -> Spending:
+    """rows: of the ledger, with ACCOUNT_COLUMNS."""
     found = {Category(row["category"]): row for row in rows}
     return Spending(
         accounts={each: _account(found[each]) if each in found else Account() for each in Category},

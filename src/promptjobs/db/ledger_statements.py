@@ -62,7 +62,10 @@ WITH late AS MATERIALIZED (
 SELECT count(*)::int FROM released
 """
 
-_ACCOUNT = "calls, unpriced_calls, tokens, usd, held_tokens, held_usd, unsettled_tokens, unsettled_usd"
+ACCOUNT_COLUMNS = (
+    *("category", "calls", "unpriced_calls", "tokens", "usd"),
+    *("held_tokens", "held_usd", "unsettled_tokens", "unsettled_usd"),
+)
 
 LOCK = """
 WITH accounts AS MATERIALIZED (
@@ -110,6 +113,4 @@ SELECT DISTINCT holder FROM holds WHERE holder IS NOT NULL AND NOT EXISTS (
 """
 """Locks on a bigint stand in pg_locks in two halves."""
 
-OPEN = "INSERT INTO ledger(job_id, category) SELECT $1::text, unnest($2::text[])"
-
-SPENDING = f"SELECT category, {_ACCOUNT} FROM ledger WHERE job_id = $1"
+SPENDING = f"SELECT {', '.join(ACCOUNT_COLUMNS)} FROM ledger WHERE job_id = $1"
