@@ -1,5 +1,6 @@
 """A finished job's figures are those of its rows: each rollout once, and every call and completion in the ledger."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,8 @@ from promptjobs.core.ledger import Category, category_of
 from promptjobs.core.trial import Phase
 from promptjobs.core.verifier import PURPOSE as JUDGE
 from promptjobs.db.session import Database
-from tests.acceptance.finished_job import Finished
+from tests.acceptance.finished_job import Finished, observe
+from tests.acceptance.service import Ports, Process
 
 pytestmark = pytest.mark.slow
 
@@ -20,6 +22,12 @@ SUMS = (
     "coalesce(sum(round(cost_usd::numeric, 12)), 0) AS usd, "
     "sum(prompt_tokens + completion_tokens + unknown_tokens) AS tokens"
 )
+
+
+@pytest.fixture(scope="module")
+def finished(shared_service: Process, shared_database: str, ports: Ports) -> Finished:
+    """A job of this very database: the one that all processes of a test run share may be in that of another."""
+    return asyncio.run(observe(shared_service.url, shared_database, ports))
 
 
 async def rows(url: str, query: str, job_id: str) -> list[Row]:
