@@ -30,6 +30,7 @@ from promptjobs.api import (
 from promptjobs.api.access_log import AccessLog
 from promptjobs.api.auth import Access, authenticated
 from promptjobs.api.caching import compressed
+from promptjobs.api.figure_turns import figure_turns
 from promptjobs.api.middleware import RequestIds
 from promptjobs.api.parameters import Owners
 from promptjobs.api.rate_limits import RateLimits
@@ -39,6 +40,7 @@ from promptjobs.db.session import Database
 from promptjobs.jobs.experiments import ExperimentService
 from promptjobs.jobs.service import JobService
 from promptjobs.jobs.webhooks import WebhookCourier
+from promptjobs.plots.pictures import Pictures
 
 ROOT_PATH = "/api/prompt-learning"
 JOBS_PATH = f"{ROOT_PATH}/online/jobs"
@@ -100,6 +102,7 @@ def create_app(
     )
     api.state.database, api.state.service, api.state.hub = database, service, hub
     api.state.experiments = ExperimentService(database, service)
+    api.state.figure_turns, api.state.pictures = figure_turns(), Pictures()
     api.state.vault, api.state.owners = service.vault, Owners(database)
     api.state.access = access or Access(database, RateLimits(1000.0, 1000), is_open_without_keys=True)
     api.state.webhooks = courier or WebhookCourier(Outgoing(), service.vault)

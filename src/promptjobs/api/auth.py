@@ -4,7 +4,6 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Annotated
 
@@ -32,14 +31,6 @@ BEARER = {"type": "http", "scheme": "bearer", "description": "An API key, as a b
 """The two ways to send a key, by the names that they have in the API's description."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """key_id is None where the service needs no key."""
-
-    organisation: str
-    key_id: str | None
-
-
 class Access:
     """Finds out who asks. is_open_without_keys: the service can be reached from this machine only.
 
@@ -62,12 +53,15 @@ class Access:
         self._known: OrderedDict[bytes, tuple[StoredKey, float]] = OrderedDict()
         self._is_open: tuple[bool, float] | None = None
 
-    async def caller(self, request: Request, purpose: Purpose = Purpose.API) -> Caller:
-        """Raises KeyMissing, KeyInvalid, KeyNotAllowed, HostNotAllowed, RateLimited, DatabaseUnavailable."""
+    async def organisation(self, request: Request, purpose: Purpose = Purpose.API) -> str:
+        """Whose request it is.
+
+        Raises KeyMissing, KeyInvalid, KeyNotAllowed, HostNotAllowed, RateLimited, DatabaseUnavailable.
+        """
         if await self.is_open():
             self._check_hosts(request)
             self.limits.take(DEFAULT_ORGANISATION)
-            return Caller(DEFAULT_ORGANISATION, None)
+            return DEFAULT_ORGANISATION
         sent = sent_key(request)
         if sent is None:
             self._count_stranger(request)
@@ -78,7 +72,7 @@ class Access:
         if stored.purpose is not purpose:
             raise KeyNotAllowed(stored.purpose)
         self.limits.take(stored.organisation)
-        return Caller(stored.organisation, stored.id)
+        return stored.organisation
 
     async def is_open(self) -> bool:
         """Whether requests need no key. Raises DatabaseUnavailable."""
@@ -177,12 +171,12 @@ class KeyScheme(SecurityBase):
         self._purpose = purpose
 
     async def __call__(self, request: Request) -> str:
-        """The organisation. Raises what `Access.caller` raises."""
+        """As `Access.organisation`."""
         access: Access = request.app.state.access
-        found = await access.caller(request, self._purpose)
+        found = await access.organisation(request, self._purpose)
         if self._purpose is Purpose.API:
-            request.state.organisation = found.organisation
-        return found.organisation
+            request.state.organisation = found
+        return found
 
 
 _api_key = KeyScheme(Purpose.API)

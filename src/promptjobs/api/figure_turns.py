@@ -10,12 +10,13 @@ AT_ONCE = 2
 WAITING = 32
 
 
+def figure_turns() -> Turns:
+    """Those of a service."""
+    return Turns("results and plots", AT_ONCE, WAITING)
+
+
 async def _figure_turns(request: Request) -> Turns:
-    """The service's, made when the first one is asked for."""
-    state = request.app.state
-    if not hasattr(state, "figure_turns"):
-        state.figure_turns = Turns("results and plots", AT_ONCE, WAITING)
-    turns: Turns = state.figure_turns
+    turns: Turns = request.app.state.figure_turns
     return turns
 
 

@@ -1,6 +1,7 @@
 """Routes of the plots of jobs and experiments."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -17,14 +18,24 @@ from promptjobs.api.plot_experiment_figures import ExperimentFacts
 from promptjobs.api.plot_facts import JobFacts
 from promptjobs.api.plot_schemas import FORMATS, OF_EXPERIMENTS, OF_JOBS, ExperimentPlot, JobPlot, PlotObject
 from promptjobs.db import candidates, experiments
+from promptjobs.db.session import Database
 from promptjobs.db.transactions import reading
 from promptjobs.errors.experiments import PlotNotFound
 from promptjobs.errors.shown import MAX_SHOWN
+from promptjobs.jobs.turns import Turns
 from promptjobs.plots.figures import Picture, PictureFormat
 from promptjobs.plots.pictures import Pictures, require_installed
 
 jobs_router = APIRouter(tags=["results"])
 experiments_router = APIRouter(tags=["experiments"])
+
+Key = tuple[str, str, str]
+"""Of a picture: the id of what it shows, the plot's name, the format."""
+
+Looked = tuple[bool, Callable[[], Awaitable[Picture]]]
+"""Whether what is shown is over; and what reads the picture's figures, if they are needed."""
+
+Look = Callable[[AsyncConnection], Awaitable[Looked]]
 
 MEDIA_TYPES = {PictureFormat.SVG: "image/svg+xml", PictureFormat.PNG: "image/png"}
 
@@ -60,16 +71,32 @@ PICTURE: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def _pictures(request: Request) -> Pictures:
-    """The service's, made when the first one is asked for."""
-    state = request.app.state
-    if not hasattr(state, "pictures"):
-        state.pictures = Pictures()
-    pictures: Pictures = state.pictures
-    return pictures
+@dataclass(frozen=True, slots=True)
+class Studio:
+    """What a route needs to answer with a picture."""
+
+    request: Request
+    database: Database
+    turns: Turns
+    pictures: Pictures
+
+    async def answer(self, key: Key, form: PictureFormat, look: Look) -> Response:
+        """key: of the picture, for which it is kept once nothing can change it. look: reads what it is of."""
+        async with self.turns.turn(), reading(self.database) as connection:
+            is_over, figured = await look(connection)
+            content = self.pictures.kept(key) if is_over else None
+            if content is None:
+                picture = await figured()
+        if content is None:
+            content = await self.pictures.draw(picture, form, keep_as=key if is_over else None)
+        return conditional(self.request, _response(content, key, form), is_over=is_over)
 
 
-ThePictures = Annotated[Pictures, Depends(_pictures)]
+async def _studio(request: Request, database: TheDatabase, turns: FigureTurns) -> Studio:
+    return Studio(request, database, turns, request.app.state.pictures)
+
+
+TheStudio = Annotated[Studio, Depends(_studio)]
 Format = Annotated[PictureFormat, Query(alias="format", description="As which the picture is wanted.")]
 
 
@@ -89,27 +116,21 @@ async def list_job_plots(job_id: JobId, database: TheDatabase) -> Response:
 
 @jobs_router.get("/{job_id}/plots/{plot}", response_class=Response, summary="Draw a plot of a job", responses=PICTURE)
 async def read_job_plot(
-    request: Request,
-    job_id: JobId,
-    plot: Annotated[str, _named(JobPlot)],
-    database: TheDatabase,
-    pictures: ThePictures,
-    turns: FigureTurns,
-    form: Format = PictureFormat.SVG,
+    job_id: JobId, plot: Annotated[str, _named(JobPlot)], studio: TheStudio, form: Format = PictureFormat.SVG
 ) -> Response:
     """A picture of what is known now. The same figures give the same picture, byte for byte."""
     require_installed()
     name = JobPlot(_known(plot, JobPlot))
-    key = (job_id, name.value, form.value)
-    async with turns.turn(), reading(database) as connection:
+
+    async def look(connection: AsyncConnection) -> Looked:
         standing = await candidates.read_standing(connection, job_id)
-        content = pictures.kept(key) if standing.is_over else None
-        if content is None:
-            facts = await plot_facts.read_facts(connection, job_id, standing)
-            picture = await OF_JOB[name](connection, facts)
-    if content is None:
-        content = await pictures.draw(picture, form, keep_as=key if standing.is_over else None)
-    return conditional(request, _answer(content, key, form), is_over=standing.is_over)
+
+        async def figured() -> Picture:
+            return await OF_JOB[name](connection, await plot_facts.read_facts(connection, job_id, standing))
+
+        return standing.is_over, figured
+
+    return await studio.answer((job_id, name.value, form.value), form, look)
 
 
 @experiments_router.get(
@@ -130,28 +151,24 @@ async def list_experiment_plots(experiment_id: ExperimentId, database: TheDataba
     responses=PICTURE,
 )
 async def read_experiment_plot(
-    request: Request,
     experiment_id: ExperimentId,
     plot: Annotated[str, _named(ExperimentPlot)],
-    database: TheDatabase,
-    pictures: ThePictures,
-    turns: FigureTurns,
+    studio: TheStudio,
     form: Format = PictureFormat.SVG,
 ) -> Response:
     """A picture of what its jobs have come to by now, side by side."""
     require_installed()
     name = ExperimentPlot(_known(plot, ExperimentPlot))
-    key = (experiment_id, name.value, form.value)
-    async with turns.turn(), reading(database) as connection:
+
+    async def look(connection: AsyncConnection) -> Looked:
         row = await experiments.read(connection, experiment_id)
-        is_over = row.status.is_terminal
-        content = pictures.kept(key) if is_over else None
-        if content is None:
-            facts = await plot_experiment_figures.read_facts(connection, row)
-            picture = await OF_EXPERIMENT[name](connection, facts)
-    if content is None:
-        content = await pictures.draw(picture, form, keep_as=key if is_over else None)
-    return conditional(request, _answer(content, key, form), is_over=is_over)
+
+        async def figured() -> Picture:
+            return await OF_EXPERIMENT[name](connection, await plot_experiment_figures.read_facts(connection, row))
+
+        return row.status.is_terminal, figured
+
+    return await studio.answer((experiment_id, name.value, form.value), form, look)
 
 
 def _known(plot: str, kind: type[StrEnum]) -> str:
@@ -166,7 +183,7 @@ def _list(plots: Mapping[Any, str]) -> Response:
     return JsonResponse([{"name": name.value, "shows": shows, "formats": FORMATS} for name, shows in plots.items()])
 
 
-def _answer(content: bytes, key: tuple[str, str, str], form: PictureFormat) -> Response:
+def _response(content: bytes, key: Key, form: PictureFormat) -> Response:
     item_id, plot, _ = key
     headers = {"content-disposition": f'inline; filename="{item_id}.{plot}.{form.value}"'}
     if form is PictureFormat.SVG:

@@ -99,19 +99,12 @@ async def append(
     The number is allocated under the job row's lock, never from a sequence: otherwise a later commit could show a lower
     number, which a reader who has passed it would never see.
     """
-    [seq] = await _number().rows(connection, job_id=job_id)
-    body = orjson.dumps(data).decode()
-    await insert_one(connection, job_id, seq["last_seq"], event_type, message, body, level)
+    [numbered] = await _number().rows(connection, job_id=job_id)
+    seq = int(numbered["last_seq"])
+    values = {"job_id": job_id, "seq": seq, "type": event_type, "message": message, "level": level}
+    await _insert().rows(connection, **values, data=orjson.dumps(data).decode())
     await notify(connection, EVENTS_CHANNEL, job_id)
-    return int(seq["last_seq"])
-
-
-async def insert_one(
-    connection: AsyncConnection, job_id: str, seq: int, event_type: str, message: str, data: str, level: str = "info"
-) -> None:
-    """An event whose number is the caller's to know. data: JSON text."""
-    values = {"job_id": job_id, "seq": seq, "type": event_type, "message": message, "level": level, "data": data}
-    await _insert().rows(connection, **values)
+    return seq
 
 
 @cache
