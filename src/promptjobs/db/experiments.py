@@ -187,12 +187,6 @@ async def read_jobs(connection: AsyncConnection, row: ExperimentRow) -> list[Job
     return sorted(found, key=lambda job: job.experiment_position or 0)
 
 
-async def job_ids(connection: AsyncConnection, experiment_id: str) -> list[str]:
-    """In the order of their positions."""
-    query = select(Job.id).where(Job.experiment_id == experiment_id).order_by(Job.experiment_position)
-    return list((await connection.execute(query)).scalars())
-
-
 async def organisation_of(connection: AsyncConnection, experiment_id: str) -> str | None:
     """None for an experiment that does not exist."""
     query = select(Experiment.organisation).where(Experiment.id == experiment_id)
